@@ -1,0 +1,3 @@
+//! Side by side measurements of both walls and of other runtimes.
+
+fn main() {}

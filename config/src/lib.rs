@@ -1,0 +1,1 @@
+//! Which wall, what size, which kernel: the decision and its one place for defaults.

@@ -1,0 +1,1 @@
+//! Loading, validating and saving the documents of the OCI runtime specification.

@@ -1,0 +1,3 @@
+//! `hull-agent`: PID 1 of the guest.
+
+fn main() {}

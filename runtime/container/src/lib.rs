@@ -1,0 +1,1 @@
+//! A container on the kernel this runs on: namespaces, mounts, cgroups, seccomp, init, exec.

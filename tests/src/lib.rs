@@ -1,0 +1,1 @@
+//! Behaviour that crosses crates: one list for every wall.
