@@ -1,0 +1,86 @@
+//! What can go wrong with control groups: operation, object, errno.
+
+use std::path::PathBuf;
+
+/// A control group operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call on a file or directory of a hierarchy failed.
+    #[error("cgroup: {operation} {}: {source}", path.display())]
+    Io {
+        /// What was tried ("open", "write 1024 to", …).
+        operation: String,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A limit was asked for whose controller this machine does not have.
+    #[error("linux.resources.{field}: the {controller} controller is not available to this cgroup")]
+    Missing {
+        /// Path of the field below `linux.resources`.
+        field: &'static str,
+        /// The controller it needs.
+        controller: &'static str,
+    },
+    /// A value that cannot be honoured as it stands.
+    #[error("linux.resources.{field}: {reason}")]
+    Value {
+        /// Path of the field below `linux.resources`.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// `linux.cgroupsPath` cannot be used.
+    #[error("linux.cgroupsPath {path:?}: {reason}")]
+    Path {
+        /// As given.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// No hierarchy is mounted at all.
+    #[error("no cgroup file system is mounted")]
+    NoHierarchy,
+    /// A file of the kernel did not read as documented.
+    #[error("{}: unexpected content {content:?}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        content: String,
+    },
+    /// The device program could not be loaded or attached.
+    #[error("device program of {}: {operation}: {source}", path.display())]
+    Bpf {
+        /// Which `bpf(2)` command.
+        operation: &'static str,
+        /// The cgroup.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// systemd did not do as asked.
+    #[error("systemd: {operation} {unit}: {reason}")]
+    Systemd {
+        /// The method called.
+        operation: &'static str,
+        /// The unit.
+        unit: String,
+        /// The bus's or systemd's words.
+        reason: String,
+    },
+    /// Waiting for the kernel took too long.
+    #[error("cgroup {}: {what} not reached within {millis} ms", path.display())]
+    Timeout {
+        /// The cgroup.
+        path: PathBuf,
+        /// "frozen", "empty", …
+        what: &'static str,
+        /// How long it was waited for.
+        millis: u64,
+    },
+}
+
+/// Result of this module.
+pub type Result<T> = std::result::Result<T, Error>;
