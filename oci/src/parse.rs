@@ -1,0 +1,218 @@
+//! From text to a [`Config`], bounded, with the path of a field that is wrong.
+//!
+//! The text is parsed once, straight into the types. Only when that fails it is parsed
+//! again with the path tracked, so that the good case does not pay for it.
+
+use crate::{Error, Problem, Vm, spec, validate};
+use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Engines write a few dozen KiB; a document beyond this is an attack on memory.
+const MAX_DOCUMENT: u64 = 16 << 20;
+
+const CONFIG: &str = "config.json";
+
+/// A parsed `config.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// Everything but `vm`.
+    #[serde(flatten)]
+    pub spec: spec::Spec,
+    /// The `vm` object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Vm>,
+}
+
+/// Reads, parses and validates `config.json` of the bundle.
+pub fn load(bundle: &Path) -> Result<Config, Error> {
+    let path = bundle.join(CONFIG);
+    let text = read(&path)?;
+    let config = parse(&text)?;
+    validate(&config)?;
+    Ok(config)
+}
+
+/// Parses the text of a `config.json`; does not [`validate`] it.
+pub fn parse(text: &[u8]) -> Result<Config, Error> {
+    document(CONFIG, text)
+}
+
+/// Reads and parses the process document of `exec --process`, then validates it.
+pub fn parse_process(path: &Path) -> Result<spec::Process, Error> {
+    const PROCESS: &str = "process.json";
+    let process = document(PROCESS, &read(path)?)?;
+    crate::validate_process(PROCESS, "", &process)?;
+    Ok(process)
+}
+
+/// Parses the resources document of `update --resources`.
+pub fn parse_resources(text: &[u8]) -> Result<spec::LinuxResources, Error> {
+    document("resources", text)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    let mut text = Vec::with_capacity(size.min(MAX_DOCUMENT) as usize + 1);
+    file.take(MAX_DOCUMENT + 1).read_to_end(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
+fn document<T: serde::de::DeserializeOwned>(
+    document: &'static str,
+    text: &[u8],
+) -> Result<T, Error> {
+    if text.len() as u64 > MAX_DOCUMENT {
+        return Err(Error::TooLarge { document, limit: MAX_DOCUMENT });
+    }
+    // A raw NUL is refused by the parser; an escaped one would reach C strings.
+    if contains(text, br"\u0000") {
+        if let Ok(value) = serde_json::from_slice::<serde_json::Value>(text) {
+            if let Some(field) = find_nul(&value, String::new()) {
+                return Err(Error::Invalid { document, field, problem: Problem::Nul });
+            }
+        }
+    }
+    match serde_json::from_slice(text) {
+        Ok(parsed) => Ok(parsed),
+        Err(source) if matches!(source.classify(), serde_json::error::Category::Data) => {
+            tolerant(document, text)
+        }
+        Err(source) => Err(Error::Syntax { document, source }),
+    }
+}
+
+/// The second try, for documents that the strict types refuse: engines written in Go
+/// leave out what is zero and write `null` for what is empty.
+fn tolerant<T: serde::de::DeserializeOwned>(
+    document: &'static str,
+    text: &[u8],
+) -> Result<T, Error> {
+    let mut repaired = serde_json::from_slice::<serde_json::Value>(text)
+        .map_err(|source| Error::Syntax { document, source })?;
+    drop_nulls(&mut repaired);
+    if document == CONFIG {
+        if let Some(process) = repaired.get_mut("process").and_then(|p| p.as_object_mut()) {
+            let user = process.entry("user").or_insert_with(|| serde_json::json!({}));
+            if let Some(user) = user.as_object_mut() {
+                user.entry("uid").or_insert(0.into());
+                user.entry("gid").or_insert(0.into());
+            }
+            process.entry("cwd").or_insert("".into());
+        }
+    }
+    if let Ok(parsed) = serde_json::from_value(repaired.clone()) {
+        return Ok(parsed);
+    }
+    let text =
+        serde_json::to_vec(&repaired).map_err(|source| Error::Syntax { document, source })?;
+    let mut json = serde_json::Deserializer::from_slice(&text);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let field = error.path().to_string();
+        Error::Field { document, field, source: error.into_inner() }
+    })
+}
+
+fn drop_nulls(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(map) => {
+            map.retain(|_, v| !v.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        serde_json::Value::Array(list) => list.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+fn contains(text: &[u8], needle: &[u8]) -> bool {
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|&b| b == needle[0]) {
+        if rest[at..].starts_with(needle) {
+            return true;
+        }
+        rest = &rest[at + 1..];
+    }
+    false
+}
+
+fn find_nul(value: &serde_json::Value, path: String) -> Option<String> {
+    match value {
+        serde_json::Value::String(text) => text.contains('\0').then_some(path),
+        serde_json::Value::Array(list) => list
+            .iter()
+            .enumerate()
+            .find_map(|(index, item)| find_nul(item, format!("{path}[{index}]"))),
+        serde_json::Value::Object(map) => map.iter().find_map(|(key, item)| {
+            let dot = if path.is_empty() { "" } else { "." };
+            let inner = format!("{path}{dot}{}", key.escape_debug());
+            if key.contains('\0') { Some(inner) } else { find_nul(item, inner) }
+        }),
+        _ => None,
+    }
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut vm = None;
+        let spec = spec::Spec::deserialize(WithoutVm { inner: deserializer, vm: &mut vm })?;
+        Ok(Config { spec, vm })
+    }
+}
+
+/// Hands a map on and keeps the value of `vm` back.
+struct WithoutVm<'a, T> {
+    inner: T,
+    vm: &'a mut Option<Vm>,
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for WithoutVm<'_, D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_map(WithoutVm { inner: visitor, vm: self.vm })
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+        option unit unit_struct newtype_struct seq tuple tuple_struct map struct enum
+        identifier ignored_any
+    }
+}
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for WithoutVm<'_, V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.expecting(f)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
+        self.inner.visit_map(WithoutVm { inner: map, vm: self.vm })
+    }
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithoutVm<'_, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
+        while let Some(key) = self.inner.next_key::<String>()? {
+            if key != "vm" {
+                return seed.deserialize(key.into_deserializer()).map(Some);
+            }
+            *self.vm = self.inner.next_value()?;
+        }
+        Ok(None)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+        self.inner.next_value_seed(seed)
+    }
+}
