@@ -1,4 +1,8 @@
 //! One OCI bundle, two walls: the runtime's command line and life cycle.
 
 pub mod check;
+pub mod error;
 pub mod kernel;
+pub mod wall;
+
+pub use error::{Error, Result};

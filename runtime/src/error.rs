@@ -1,0 +1,44 @@
+//! Every way in which a command can fail, reported once, by `main`.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The outcome of most things here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a command failed. Where engines parse the text, it is runc's.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call on a file failed.
+    #[error("{operation} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A system call on something else failed.
+    #[error("{operation}: {source}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A document of the specification was refused.
+    #[error(transparent)]
+    Oci(#[from] oci::Error),
+    /// No wall could be decided on.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// An operation that one wall does not have.
+    #[error("{operation} is not supported for a {wall}")]
+    NotOnThisWall {
+        /// The operation.
+        operation: &'static str,
+        /// The wall.
+        wall: &'static str,
+    },
+}
