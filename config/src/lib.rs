@@ -23,6 +23,9 @@ pub const MAX_VCPUS: u8 = 32;
 /// The least memory that a guest kernel with its agent comes up in.
 pub const MIN_MEMORY: u64 = 64 << 20;
 
+/// More than any machine of this kind has; bounds the arithmetic.
+pub const MAX_MEMORY: u64 = 1 << 42;
+
 /// The guest's memory when nothing says how much.
 pub const DEFAULT_MEMORY: u64 = 512 << 20;
 
