@@ -33,6 +33,20 @@ pub enum Error {
     /// No wall could be decided on.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// The container wall failed.
+    #[error(transparent)]
+    Container(#[from] container::Error),
+    /// A hook failed.
+    #[error(transparent)]
+    Hook(#[from] container::hooks::Error),
+    /// A record was handed to the wall that did not make it.
+    #[error("container {id} is a {wall}")]
+    WrongWall {
+        /// The container.
+        id: String,
+        /// Its own wall.
+        wall: config::WallKind,
+    },
     /// An operation that one wall does not have.
     #[error("{operation} is not supported for a {wall}")]
     NotOnThisWall {

@@ -1,6 +1,7 @@
 //! One OCI bundle, two walls: the runtime's command line and life cycle.
 
 pub mod check;
+pub mod container_wall;
 pub mod error;
 pub mod kernel;
 pub mod wall;

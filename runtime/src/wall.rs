@@ -5,14 +5,18 @@
 
 use crate::Result;
 use config::{Decision, WallKind};
+pub use container::Rootless;
 use oci::spec::{LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The version of `state.json`.
 pub const RECORD_VERSION: u32 = 1;
+
+/// Directory under the root for what containers share. No id can be spelt like it.
+pub const CACHE_DIR: &str = ".cache";
 
 /// What a wall is asked to make.
 pub struct CreateRequest<'a> {
@@ -28,7 +32,8 @@ pub struct CreateRequest<'a> {
     pub state_dir: &'a Path,
     /// `<root>`: where what containers share is cached.
     pub root: &'a Path,
-    /// A listening unix socket that gets the terminal's master (`process.terminal`).
+    /// A listening unix socket that gets the terminal's master (`process.terminal`); without
+    /// one the caller takes it by [`Created::take_console`].
     pub console_socket: Option<&'a Path>,
     /// stdin, stdout, stderr; the caller's own when `None`.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
@@ -40,8 +45,8 @@ pub struct CreateRequest<'a> {
     pub no_new_keyring: bool,
     /// `--systemd-cgroup`.
     pub systemd_cgroup: bool,
-    /// Not root, or asked to behave so.
-    pub rootless: bool,
+    /// Whether privileges are missing.
+    pub rootless: Rootless,
     /// The same process starts it and waits for it: no fifo is needed.
     pub foreground: bool,
     /// `--debug`.
@@ -60,8 +65,10 @@ pub struct ExecRequest<'a> {
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
     /// As in [`CreateRequest`].
     pub preserve_fds: u32,
-    /// `--cgroup`: a sub-cgroup of the container's.
-    pub cgroup: Option<&'a str>,
+    /// `<root>`, as in [`CreateRequest`].
+    pub root: &'a Path,
+    /// `--cgroup`: paths below the container's cgroup, or `controllers:path`.
+    pub cgroup: &'a [String],
     /// Run even in a paused container.
     pub ignore_paused: bool,
     /// Nobody waits here for the process.
@@ -74,17 +81,21 @@ pub trait Created {
     fn pid(&self) -> i32;
     /// What `state.json` has to remember.
     fn record(&self) -> Record;
-    /// Runs the workload.
+    /// The terminal's master, when there is a terminal and no console socket was given.
+    fn take_console(&mut self) -> Option<OwnedFd>;
+    /// Runs the workload (startContainer hooks included). A failing exec is the error.
     fn start(&mut self) -> Result<()>;
     /// Leaves it be.
     fn keep(self: Box<Self>);
 }
 
 /// A process started by `exec`: a child of the caller that exits with the workload's status.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Exec {
     /// Its pid, as the host sees it.
     pub pid: i32,
+    /// The terminal's master, when there is a terminal and no console socket was given.
+    pub console: Option<OwnedFd>,
 }
 
 /// A way to run bundles.
@@ -118,16 +129,9 @@ pub trait Wall {
 #[serde(tag = "wall", rename_all = "lowercase")]
 pub enum Record {
     /// On the host's kernel.
-    Container(ContainerRecord),
+    Container(container::Record),
     /// In a microVM.
     Microvm(MicrovmRecord),
-}
-
-/// Until the container crate has its own.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ContainerRecord {
-    /// The first process.
-    pub pid: i32,
 }
 
 /// What the microVM wall remembers.

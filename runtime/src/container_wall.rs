@@ -1,0 +1,121 @@
+//! The container wall: the host's kernel, by the `container` crate.
+
+use crate::wall::{Container, CreateRequest, Created, Exec, ExecRequest, Record, Wall};
+use crate::{Error, Result};
+use config::WallKind;
+use oci::spec::LinuxResources;
+use std::os::fd::OwnedFd;
+
+/// Namespaces and cgroups on the host's kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct ContainerWall;
+
+/// The container's part of the record; a record of the other wall was routed wrongly.
+fn own(container: &Container) -> Result<&container::Record> {
+    match &container.record {
+        Record::Container(record) => Ok(record),
+        Record::Microvm(_) => {
+            Err(Error::WrongWall { id: container.id.clone(), wall: WallKind::Microvm })
+        }
+    }
+}
+
+struct Made(container::Created);
+
+impl Created for Made {
+    fn pid(&self) -> i32 {
+        self.0.pid()
+    }
+
+    fn record(&self) -> Record {
+        Record::Container(self.0.record().clone())
+    }
+
+    fn take_console(&mut self) -> Option<OwnedFd> {
+        self.0.take_console()
+    }
+
+    fn start(&mut self) -> Result<()> {
+        Ok(self.0.start()?)
+    }
+
+    fn keep(self: Box<Self>) {
+        self.0.keep();
+    }
+}
+
+impl Wall for ContainerWall {
+    fn create(&self, request: &CreateRequest<'_>) -> Result<Box<dyn Created>> {
+        let cache_dir = request.root.join(crate::wall::CACHE_DIR);
+        let created = container::create(&container::CreateRequest {
+            id: request.id,
+            config: request.config,
+            bundle: request.bundle,
+            state_dir: request.state_dir,
+            cache_dir: Some(&cache_dir),
+            console_socket: request.console_socket,
+            stdio: request.stdio,
+            preserve_fds: request.preserve_fds,
+            no_pivot: request.no_pivot,
+            no_new_keyring: request.no_new_keyring,
+            systemd_cgroup: request.systemd_cgroup,
+            rootless: request.rootless,
+            foreground: request.foreground,
+        })?;
+        Ok(Box::new(Made(created)))
+    }
+
+    fn start(&self, container: &Container) -> Result<()> {
+        Ok(container::start(&container.state_dir, own(container)?)?)
+    }
+
+    fn status(&self, container: &Container) -> Result<oci::Status> {
+        Ok(container::status(own(container)?, &container.state_dir))
+    }
+
+    fn exec(&self, container: &Container, request: &ExecRequest<'_>) -> Result<Exec> {
+        let cache_dir = request.root.join(crate::wall::CACHE_DIR);
+        let exec = container::exec(
+            own(container)?,
+            &container::ExecRequest {
+                process: request.process,
+                config: request.config,
+                cache_dir: Some(&cache_dir),
+                console_socket: request.console_socket,
+                stdio: request.stdio,
+                preserve_fds: request.preserve_fds,
+                cgroup: request.cgroup,
+                ignore_paused: request.ignore_paused,
+            },
+        )?;
+        Ok(Exec { pid: exec.pid, console: exec.console })
+    }
+
+    fn signal(&self, container: &Container, signal: i32, all: bool) -> Result<()> {
+        Ok(container::signal(own(container)?, signal, all)?)
+    }
+
+    fn pause(&self, container: &Container) -> Result<()> {
+        Ok(container::pause(own(container)?)?)
+    }
+
+    fn resume(&self, container: &Container) -> Result<()> {
+        Ok(container::resume(own(container)?)?)
+    }
+
+    fn update(&self, container: &Container, resources: &LinuxResources) -> Result<()> {
+        Ok(container::update(own(container)?, resources)?)
+    }
+
+    fn stats(&self, container: &Container) -> Result<container::cgroups::Stats> {
+        Ok(container::stats(own(container)?)?)
+    }
+
+    fn processes(&self, container: &Container) -> Result<Vec<i32>> {
+        Ok(container::processes(own(container)?)?)
+    }
+
+    fn delete(&self, container: &Container, force: bool) -> Result<()> {
+        Ok(container::delete(own(container)?, force)?)
+    }
+}
