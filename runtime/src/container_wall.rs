@@ -1,9 +1,10 @@
 //! The container wall: the host's kernel, by the `container` crate.
 
-use crate::wall::{Container, CreateRequest, Created, Exec, ExecRequest, Record, Wall};
+use crate::wall::{Container, CreateRequest, Created, Exec, ExecRequest, Record, Update, Wall};
 use crate::{Error, Result};
 use config::WallKind;
-use oci::spec::LinuxResources;
+use container::cgroups::OomEvents;
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 
 /// Namespaces and cgroups on the host's kernel.
@@ -103,8 +104,11 @@ impl Wall for ContainerWall {
         Ok(container::resume(own(container)?)?)
     }
 
-    fn update(&self, container: &Container, resources: &LinuxResources) -> Result<()> {
-        Ok(container::update(own(container)?, resources)?)
+    fn update(&self, container: &Container, update: &Update) -> Result<()> {
+        if update.l3_cache_schema.is_some() || update.mem_bw_schema.is_some() {
+            return Err(container::Error::from(container::rdt::Error::Missing).into());
+        }
+        Ok(container::update(own(container)?, &update.resources)?)
     }
 
     fn stats(&self, container: &Container) -> Result<container::cgroups::Stats> {
@@ -113,6 +117,15 @@ impl Wall for ContainerWall {
 
     fn processes(&self, container: &Container) -> Result<Vec<i32>> {
         Ok(container::processes(own(container)?)?)
+    }
+
+    fn process_table(&self, container: &Container, arguments: &[OsString]) -> Result<String> {
+        crate::ps::table(&self.processes(container)?, arguments)
+    }
+
+    fn oom_events(&self, container: &Container) -> Result<Option<OomEvents>> {
+        let events = own(container)?.cgroup.oom_events().map_err(container::Error::from)?;
+        Ok(Some(events))
     }
 
     fn delete(&self, container: &Container, force: bool) -> Result<()> {

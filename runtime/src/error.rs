@@ -39,6 +39,14 @@ pub enum Error {
     /// A hook failed.
     #[error(transparent)]
     Hook(#[from] container::hooks::Error),
+    /// A helper program of the host failed.
+    #[error("{program}: {message}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// What it said.
+        message: String,
+    },
     /// A record was handed to the wall that did not make it.
     #[error("container {id} is a {wall}")]
     WrongWall {

@@ -4,6 +4,7 @@ pub mod check;
 pub mod container_wall;
 pub mod error;
 pub mod kernel;
+mod ps;
 pub mod wall;
 
 pub use error::{Error, Result};

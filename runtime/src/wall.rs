@@ -6,9 +6,10 @@
 use crate::Result;
 use config::{Decision, WallKind};
 pub use container::Rootless;
-use oci::spec::{LinuxResources, Process};
+use oci::spec::{Hook, LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub const RECORD_VERSION: u32 = 1;
 
 /// Directory under the root for what containers share. No id can be spelt like it.
-pub const CACHE_DIR: &str = ".cache";
+pub const CACHE_DIR: &str = "@cache";
 
 /// What a wall is asked to make.
 pub struct CreateRequest<'a> {
@@ -75,6 +76,17 @@ pub struct ExecRequest<'a> {
     pub detach: bool,
 }
 
+/// What `update` changes.
+#[derive(Clone, Debug, Default)]
+pub struct Update {
+    /// Limits; what is `None` stays as it is.
+    pub resources: LinuxResources,
+    /// `--l3-cache-schema`, for resctrl.
+    pub l3_cache_schema: Option<String>,
+    /// `--mem-bw-schema`, for resctrl.
+    pub mem_bw_schema: Option<String>,
+}
+
 /// A container that was made and not kept yet: dropped, it is unmade.
 pub trait Created {
     /// The container's process, a child of the caller that exits with the workload's status.
@@ -115,11 +127,15 @@ pub trait Wall {
     /// Thaws it.
     fn resume(&self, container: &Container) -> Result<()>;
     /// Changes its limits.
-    fn update(&self, container: &Container, resources: &LinuxResources) -> Result<()>;
+    fn update(&self, container: &Container, update: &Update) -> Result<()>;
     /// What it uses.
     fn stats(&self, container: &Container) -> Result<container::cgroups::Stats>;
     /// Pids of its processes: the host's in a container, the guest's in a microVM.
     fn processes(&self, container: &Container) -> Result<Vec<i32>>;
+    /// A table of its processes as `ps` with these arguments prints one.
+    fn process_table(&self, container: &Container, arguments: &[OsString]) -> Result<String>;
+    /// Notices of out-of-memory kills; `None` where the wall can give none.
+    fn oom_events(&self, container: &Container) -> Result<Option<container::cgroups::OomEvents>>;
     /// Removes what is left of a stopped container; with `force`, ends it first.
     fn delete(&self, container: &Container, force: bool) -> Result<()>;
 }
@@ -184,6 +200,12 @@ pub struct Container {
     /// The annotations of `config.json`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// `hooks.poststart` of `config.json`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub poststart: Vec<Hook>,
+    /// `hooks.poststop` of `config.json`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub poststop: Vec<Hook>,
     /// What its wall remembers.
     pub record: Record,
     /// `<root>/<id>`; not part of the file.
