@@ -1,0 +1,17 @@
+//! One list of behaviours, run on every wall the place has.
+//!
+//! ```text
+//! cargo test -p tests --test behaviours -- [FILTER…] [--exact] [--skip X] [--list] [--test-threads N] [--attempts N]
+//! ```
+//! `HULL_BIN` names the runtime (default: built by the workspace),
+//! `HULL_TEST_KERNEL` a guest kernel for the microVM wall,
+//! `HULL_TEST_PLACE=lab` lets that wall use the host's own kernel,
+//! `HULL_TEST_DEBIAN` names a Debian root file system for the big ones.
+
+#![allow(missing_docs)] // A behaviour's name is its documentation.
+
+mod process;
+
+fn main() -> std::process::ExitCode {
+    tests::driver::main(&[process::LIST])
+}
