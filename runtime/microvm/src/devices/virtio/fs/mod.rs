@@ -26,6 +26,8 @@ mod identity;
 mod inode;
 mod request;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod worker;
 

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::ops::Deref;
 use std::sync::Arc;
 
-use fuse_backend_rs::abi::fuse_abi::{InHeader, Opcode, OutHeader, WriteOut};
+use fuse_backend_rs::abi::fuse_abi::{CopyFileRangeIn, InHeader, Opcode, OutHeader, WriteOut};
 use fuse_backend_rs::api::server::{MAX_BUFFER_SIZE, Server};
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
 use virtio_queue::DescriptorChain;
@@ -60,22 +60,6 @@ fn kind(opcode: u32) -> Kind {
         _ => Kind::Absent,
     }
 }
-
-/// struct fuse_copy_file_range_in.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct CopyFileRangeIn {
-    fh_in: u64,
-    off_in: u64,
-    nodeid_out: u64,
-    fh_out: u64,
-    off_out: u64,
-    len: u64,
-    flags: u64,
-}
-
-// SAFETY: seven plain numbers without padding between them.
-unsafe impl ByteValued for CopyFileRangeIn {}
 
 /// Serves one chain; how many bytes of it were written. A chain that is no
 /// request is given back empty.
@@ -145,8 +129,8 @@ fn copy<S: BitmapSlice>(
         return Err(errno(libc::EINVAL));
     }
     tree.copy_range(
-        (args.fh_in, header.nodeid, args.off_in),
-        (args.fh_out, args.nodeid_out, args.off_out),
+        (args.fh_in, header.nodeid, args.offset_in),
+        (args.fh_out, args.nodeid_out, args.offset_out),
         args.len,
     )
 }
