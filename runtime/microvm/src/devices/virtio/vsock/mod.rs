@@ -1,5 +1,6 @@
 //! virtio-vsock, ended inside the VMM in unix socket pairs.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 /// Why a connection to the guest cannot be had.
@@ -33,6 +34,18 @@ pub struct Listener;
 impl Listener {
     /// Waits for the next one; `None` when the machine is gone.
     pub fn accept(&self) -> Option<UnixStream> {
+        unimplemented!()
+    }
+
+    /// The next one, if one waits; never blocks.
+    pub fn try_accept(&self) -> Option<UnixStream> {
+        unimplemented!()
+    }
+}
+
+impl AsFd for Listener {
+    /// Readable while a connection waits to be accepted.
+    fn as_fd(&self) -> BorrowedFd<'_> {
         unimplemented!()
     }
 }
