@@ -4,7 +4,9 @@ pub mod check;
 pub mod container_wall;
 pub mod error;
 pub mod kernel;
+pub mod microvm_wall;
 mod ps;
+pub mod storage;
 pub mod wall;
 
 pub use error::{Error, Result};

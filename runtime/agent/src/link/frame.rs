@@ -8,8 +8,11 @@ use std::io;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-/// The longest message: a config.json with a long seccomp profile is a tenth of it.
-pub const MAX_FRAME: usize = 4 << 20;
+/// The longest message to the guest: room for the longest config.json that is read.
+pub const MAX_FRAME: usize = 20 << 20;
+
+/// The longest message that is taken from the guest, and from a client of the control socket.
+pub const MAX_REPORT: usize = 1 << 20;
 
 const HEAD: usize = 4;
 
@@ -17,8 +20,8 @@ const HEAD: usize = 4;
 #[derive(Debug, Error)]
 pub enum FrameError {
     /// Longer than any message is.
-    #[error("a message of {0} bytes on the host link; the longest is {MAX_FRAME}")]
-    TooLong(usize),
+    #[error("a message of {0} bytes on the host link; the longest is {1}")]
+    TooLong(usize, usize),
     /// Not the message that was expected, or no JSON at all.
     #[error("a message on the host link cannot be read: {0}")]
     Malformed(serde_json::Error),
@@ -44,23 +47,24 @@ pub fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), FrameE
     let len = out.len() - start - HEAD;
     if len > MAX_FRAME {
         out.truncate(start);
-        return Err(FrameError::TooLong(len));
+        return Err(FrameError::TooLong(len, MAX_FRAME));
     }
     out[start..start + HEAD].copy_from_slice(&(len as u32).to_le_bytes());
     Ok(())
 }
 
 /// Puts frames together from whatever pieces a stream arrives in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
+    limit: usize,
     buffer: Vec<u8>,
     taken: usize,
 }
 
 impl Decoder {
-    /// An empty one.
-    pub fn new() -> Self {
-        Self::default()
+    /// An empty one that takes messages of up to `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, buffer: Vec::new(), taken: 0 }
     }
 
     /// Takes what was read from the connection.
@@ -77,8 +81,8 @@ impl Decoder {
         let pending = &self.buffer[self.taken..];
         let Some((head, rest)) = pending.split_first_chunk::<HEAD>() else { return Ok(None) };
         let len = u32::from_le_bytes(*head) as usize;
-        if len > MAX_FRAME {
-            return Err(FrameError::TooLong(len));
+        if len > self.limit {
+            return Err(FrameError::TooLong(len, self.limit));
         }
         let Some(body) = rest.get(..len) else { return Ok(None) };
         let message = serde_json::from_slice(body).map_err(FrameError::Malformed)?;
@@ -104,8 +108,11 @@ pub fn write<T: Serialize>(mut to: impl io::Write, message: &T) -> Result<(), Fr
     Ok(())
 }
 
-/// Reads one message from a blocking stream; `None` if it ended before one.
-pub fn read<T: DeserializeOwned>(mut from: impl io::Read) -> Result<Option<T>, FrameError> {
+/// Reads one message of up to `limit` bytes from a blocking stream; `None` if it ended before.
+pub fn read<T: DeserializeOwned>(
+    mut from: impl io::Read,
+    limit: usize,
+) -> Result<Option<T>, FrameError> {
     let mut head = [0; HEAD];
     let mut have = 0;
     while have < HEAD {
@@ -118,8 +125,8 @@ pub fn read<T: DeserializeOwned>(mut from: impl io::Read) -> Result<Option<T>, F
         }
     }
     let len = u32::from_le_bytes(head) as usize;
-    if len > MAX_FRAME {
-        return Err(FrameError::TooLong(len));
+    if len > limit {
+        return Err(FrameError::TooLong(len, limit));
     }
     let mut body = vec![0; len];
     from.read_exact(&mut body).map_err(|e| match e.kind() {
@@ -148,7 +155,7 @@ mod tests {
             wire.extend(framed(&report));
         }
         for piece in [1, 2, 3, 7, 1000] {
-            let mut decoder = Decoder::new();
+            let mut decoder = Decoder::new(MAX_REPORT);
             let mut seen = 0;
             for chunk in wire.chunks(piece) {
                 decoder.push(chunk);
@@ -167,20 +174,20 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_bound_is_refused_before_its_bytes_come() {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::new(MAX_REPORT);
         decoder.push(&u32::MAX.to_le_bytes());
-        assert!(matches!(decoder.next::<Report>(), Err(FrameError::TooLong(_))));
-        let head = (MAX_FRAME as u32 + 1).to_le_bytes();
-        assert!(matches!(read::<Report>(&head[..]), Err(FrameError::TooLong(_))));
+        assert!(matches!(decoder.next::<Report>(), Err(FrameError::TooLong(..))));
+        let head = (MAX_REPORT as u32 + 1).to_le_bytes();
+        assert!(matches!(read::<Report>(&head[..], MAX_REPORT), Err(FrameError::TooLong(..))));
     }
 
     #[test]
     fn a_cut_message_is_an_error_and_an_end_between_messages_is_none() {
         let bytes = framed(&Report::Exited { process: 0, status: ExitStatus::Signal(9) });
         for cut in 1..bytes.len() {
-            assert!(matches!(read::<Report>(&bytes[..cut]), Err(FrameError::Truncated)));
+            assert!(matches!(read::<Report>(&bytes[..cut], MAX_REPORT), Err(FrameError::Truncated)));
         }
-        assert!(matches!(read::<Report>(&bytes[..0]), Ok(None)));
+        assert!(matches!(read::<Report>(&bytes[..0], MAX_REPORT), Ok(None)));
     }
 
     #[test]
@@ -188,7 +195,7 @@ mod tests {
         let body = "[".repeat(1 << 20);
         let mut wire = (body.len() as u32).to_le_bytes().to_vec();
         wire.extend_from_slice(body.as_bytes());
-        assert!(matches!(read::<Report>(&wire[..]), Err(FrameError::Malformed(_))));
+        assert!(matches!(read::<Report>(&wire[..], MAX_REPORT), Err(FrameError::Malformed(_))));
     }
 
     /// Bytes changed at random (a fixed linear congruence, so that a failure repeats) make
@@ -206,10 +213,10 @@ mod tests {
                 let at = (random >> 33) as usize % bytes.len();
                 bytes[at] = (random >> 20) as u8;
             }
-            let mut decoder = Decoder::new();
+            let mut decoder = Decoder::new(MAX_REPORT);
             decoder.push(&bytes);
             let _ = decoder.next::<Request>();
-            let _ = read::<Request>(&bytes[..]);
+            let _ = read::<Request>(&bytes[..], MAX_REPORT);
         }
     }
 }

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use oci::spec::{LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 
-pub use frame::{Decoder, FrameError, MAX_FRAME};
+pub use frame::{Decoder, FrameError, MAX_FRAME, MAX_REPORT};
 pub use preamble::{Connection, PREAMBLE_LEN, Preamble, PreambleError};
 
 /// Version of the message set. Both ends come from one build, so it is compared for equality.
@@ -85,10 +85,6 @@ pub enum Ask {
     },
     /// Change the limits that the guest enforces.
     Update(Box<LinuxResources>),
-    /// Freeze the container's processes.
-    Pause,
-    /// Thaw them.
-    Resume,
     /// Read the guest's statistics of the container.
     Stats,
     /// List the container's processes.
@@ -135,6 +131,9 @@ pub struct Create {
     pub stdio: Stdio,
     /// Keep the session keyring (`--no-new-keyring`).
     pub no_new_keyring: bool,
+    /// The resource limits of the caller, soft and hard, by number: what a process inherits
+    /// where config.json says nothing.
+    pub rlimits: Vec<(u64, u64)>,
     /// The host's clock, nanoseconds since the epoch: a guest has no better source.
     pub now: u64,
 }
@@ -171,8 +170,6 @@ pub enum Report {
         /// How.
         status: ExitStatus,
     },
-    /// A process of the container was killed for want of memory.
-    OutOfMemory,
 }
 
 /// What a request that was carried out gives back.
