@@ -14,9 +14,7 @@
 use std::path::{Path, PathBuf};
 
 use config::VmSize;
-use oci::spec::{
-    Hooks, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount,
-};
+use oci::spec::{Hooks, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -84,10 +82,7 @@ const PROCESS: &[(&str, Who)] = &[
 const HOOKS: &[(&str, Who)] = &[
     ("prestart", Host),
     ("createRuntime", Host),
-    (
-        "createContainer",
-        Refused("its program is the host's and its namespaces are the guest's"),
-    ),
+    ("createContainer", Refused("its program is the host's and its namespaces are the guest's")),
     ("startContainer", Guest),
     ("poststart", Host),
     ("poststop", Host),
@@ -212,10 +207,7 @@ pub fn plan(config: &oci::Config, id: &str, bundle: &Path, size: VmSize) -> Resu
 }
 
 /// Parts limits into the host's and the guest's; `update` does it with new ones.
-pub fn part(
-    all: &LinuxResources,
-    size: VmSize,
-) -> Result<(LinuxResources, LinuxResources), Error> {
+pub fn part(all: &LinuxResources, size: VmSize) -> Result<(LinuxResources, LinuxResources), Error> {
     let value = serde_json::to_value(all).map_err(|error| Error::Unreadable(error.to_string()))?;
     check("linux.resources", &value, RESOURCES)?;
     let mut host = LinuxResources::default();
@@ -427,10 +419,7 @@ mod tests {
     fn an_undecided_field_is_refused_by_name() {
         let value = serde_json::json!({"linux": {"quantumEntanglement": {"pairs": 2}}});
         let error = check("", &value, FIELDS).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "linux.quantumEntanglement: unknown to the microVM wall"
-        );
+        assert_eq!(error.to_string(), "linux.quantumEntanglement: unknown to the microVM wall");
     }
 
     #[test]
@@ -474,8 +463,7 @@ mod tests {
 
     #[test]
     fn memory_is_limited_on_both_sides_and_swap_on_the_host() {
-        let plan =
-            linux(r#""resources":{"memory":{"limit":104857600,"swap":209715200}}"#).unwrap();
+        let plan = linux(r#""resources":{"memory":{"limit":104857600,"swap":209715200}}"#).unwrap();
         let outside = plan.resources.memory().unwrap();
         let whole = (512 << 20) + MONITOR_MEMORY;
         assert_eq!(outside.limit(), Some(whole));

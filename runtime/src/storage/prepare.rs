@@ -106,8 +106,12 @@ pub fn prepare(plan: &Plan, base: &Path) -> Result<Tree, Error> {
     let data = Some("mode=0755,size=1m");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("hull"), base, Some("tmpfs"), flags, data).map_err(failed("mount", base))?;
-    let root = nix::fcntl::open(base, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(failed("open", base))?;
+    let root = nix::fcntl::open(
+        base,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(failed("open", base))?;
     mkdirat(&root, BINDS, Mode::from_bits_truncate(0o755)).map_err(failed("mkdir", base))?;
     for step in &plan.host {
         carry_out(step, &root)?;
@@ -159,8 +163,8 @@ fn carry_out(step: &HostStep, root: &OwnedFd) -> Result<(), Error> {
         }
         What::Overlay { data, readonly } => {
             place(step, root, true)?;
-            let target = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()))
-                .join(&step.target);
+            let target =
+                PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd())).join(&step.target);
             let flags = if *readonly { MsFlags::MS_RDONLY } else { MsFlags::empty() };
             mount(Some("overlay"), &target, Some("overlay"), flags, Some(data.as_str()))
                 .map_err(|source| failure(step, "mount overlay on", &target)(source.into()))
@@ -194,7 +198,8 @@ fn inspect(step: &HostStep, source: &Path, tree: &OwnedFd) -> Result<bool, Error
     // A device node in devpts or elsewhere is a number, and the guest has its own of the number.
     if kind != libc::S_IFCHR
         && kind != libc::S_IFBLK
-        && let Some((_, name)) = OF_THE_HOST.iter().find(|(magic, _)| *magic == fs.filesystem_type().0)
+        && let Some((_, name)) =
+            OF_THE_HOST.iter().find(|(magic, _)| *magic == fs.filesystem_type().0)
     {
         return refuse(&format!("part of the {name}"));
     }
@@ -224,7 +229,12 @@ struct Attr {
     userns: u64,
 }
 
-fn set_attributes(at: BorrowedFd<'_>, path: &std::ffi::CStr, depth: i32, attr: &Attr) -> io::Result<()> {
+fn set_attributes(
+    at: BorrowedFd<'_>,
+    path: &std::ffi::CStr,
+    depth: i32,
+    attr: &Attr,
+) -> io::Result<()> {
     let flags = depth | if path.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
     // SAFETY: `path` is terminated, `attr` is a mount_attr of the size given.
     let result = unsafe {

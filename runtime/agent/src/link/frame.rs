@@ -185,7 +185,10 @@ mod tests {
     fn a_cut_message_is_an_error_and_an_end_between_messages_is_none() {
         let bytes = framed(&Report::Exited { process: 0, status: ExitStatus::Signal(9) });
         for cut in 1..bytes.len() {
-            assert!(matches!(read::<Report>(&bytes[..cut], MAX_REPORT), Err(FrameError::Truncated)));
+            assert!(matches!(
+                read::<Report>(&bytes[..cut], MAX_REPORT),
+                Err(FrameError::Truncated)
+            ));
         }
         assert!(matches!(read::<Report>(&bytes[..0], MAX_REPORT), Ok(None)));
     }
