@@ -53,7 +53,7 @@ pub fn events(context: &Context, id: &Id, parsed: &Parsed) -> Result<()> {
         if poll(kills.as_ref().map(|kills| kills.fd().as_raw_fd()), wait)?
             && let Some(source) = &mut kills
         {
-            match source.next().map_err(container::Error::from)? {
+            match source.take().map_err(container::Error::from)? {
                 Some(count) => {
                     for _ in 0..count {
                         print(&event("oom", &container.id, None))?;
