@@ -3,8 +3,10 @@
 
 pub mod device;
 pub mod fs;
+pub mod mmio;
 pub mod queue;
+pub mod rng;
 pub mod vsock;
 
 pub use device::{Activation, Device, DeviceError};
-pub use queue::{ActiveQueue, Irq};
+pub use queue::{ActiveQueue, Irq, Line};

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kvm_ioctls::VmFd;
 use virtio_queue::Queue;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -50,17 +51,55 @@ impl ActiveQueue {
     }
 }
 
-/// The interrupt line of one device. Clones are the same line.
+/// A wire to the guest's I/O interrupt controller.
+///
+/// It is driven by KVM_IRQ_LINE and not by an irqfd: for a pin of the I/O APIC
+/// (not an MSI) KVM hands an irqfd's injection to a kernel worker, which costs
+/// a scheduling round on each interrupt.
+#[derive(Debug, Clone)]
+pub enum Line {
+    /// A pin of a machine's I/O APIC.
+    Pin(Arc<VmFd>, u32),
+    /// An event, where there is no KVM.
+    Event(Arc<EventFd>),
+}
+
+impl Line {
+    /// A wire that leads nowhere anybody looks.
+    #[cfg(test)]
+    pub fn none() -> Line {
+        Line::Event(Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap()))
+    }
+
+    /// One edge.
+    pub fn pulse(&self) -> io::Result<()> {
+        match self {
+            Line::Pin(vm, pin) => vm
+                .set_irq_line(*pin, true)
+                .and_then(|()| vm.set_irq_line(*pin, false))
+                .map_err(|e| io::Error::from_raw_os_error(e.errno())),
+            Line::Event(event) => event.write(1),
+        }
+    }
+}
+
+impl From<Arc<EventFd>> for Line {
+    fn from(event: Arc<EventFd>) -> Line {
+        Line::Event(event)
+    }
+}
+
+/// The interrupt of one device. Clones are the same interrupt.
 #[derive(Debug, Clone)]
 pub struct Irq {
     status: Arc<AtomicU32>,
-    line: Arc<EventFd>,
+    line: Line,
 }
 
 impl Irq {
     /// An interrupt that sets bits in `status` and signals `line`.
-    pub fn new(status: Arc<AtomicU32>, line: Arc<EventFd>) -> Irq {
-        Irq { status, line }
+    pub fn new(status: Arc<AtomicU32>, line: impl Into<Line>) -> Irq {
+        Irq { status, line: line.into() }
     }
 
     /// Tells the driver that used buffers were added (ask the queue's
@@ -76,6 +115,6 @@ impl Irq {
 
     fn raise(&self, bit: u32) -> io::Result<()> {
         self.status.fetch_or(bit, Ordering::SeqCst);
-        self.line.write(1)
+        self.line.pulse()
     }
 }

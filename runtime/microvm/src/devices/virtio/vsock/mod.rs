@@ -1,51 +1,34 @@
-//! virtio-vsock, ended inside the VMM in unix socket pairs.
+//! virtio-vsock (virtio 1.2, section 5.10), ended inside the VMM: each
+//! connection of the guest is a socket pair, one end of it the owner's.
+//!
+//! * `device`: what the transport asks for;
+//! * `muxer`: the queues, and which connection is next;
+//! * `connection`: credit, buffers and half-closes of one connection;
+//! * `packet`: header and buffers of one descriptor chain;
+//! * `connector`: the owner's side.
+//!
+//! Data is moved between guest memory and sockets without a copy of our own,
+//! but for what a full socket leaves over: at most [`BUF_ALLOC`] bytes for each
+//! connection, which is the credit the guest is given.
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+mod connection;
+mod connector;
+mod device;
+mod muxer;
+mod packet;
+#[cfg(test)]
+mod tests;
 
-/// Why a connection to the guest cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// Nothing listens on that port in the guest, or the guest is gone.
-    #[error("vsock port {0}: refused by the guest")]
-    Refused(u32),
-}
+pub use connector::{ConnectError, Connector, Listener};
+pub use device::Vsock;
 
-/// Makes connections between host and guest. Clones share the device.
-#[derive(Debug, Clone)]
-pub struct Connector;
-
-impl Connector {
-    /// Connects to a port the guest listens on.
-    pub fn connect(&self, _port: u32) -> Result<UnixStream, ConnectError> {
-        unimplemented!()
-    }
-
-    /// Accepts what the guest connects to on the host's port.
-    pub fn listen(&self, _port: u32) -> Listener {
-        unimplemented!()
-    }
-}
-
-/// Connections the guest made to one port of the host.
-#[derive(Debug)]
-pub struct Listener;
-
-impl Listener {
-    /// Waits for the next one; `None` when the machine is gone.
-    pub fn accept(&self) -> Option<UnixStream> {
-        unimplemented!()
-    }
-
-    /// The next one, if one waits; never blocks.
-    pub fn try_accept(&self) -> Option<UnixStream> {
-        unimplemented!()
-    }
-}
-
-impl AsFd for Listener {
-    /// Readable while a connection waits to be accepted.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        unimplemented!()
-    }
-}
+/// The host's address.
+pub const HOST_CID: u64 = 2;
+/// The guest's address.
+pub const GUEST_CID: u64 = 3;
+/// Bytes the guest may send on one connection before they are taken.
+pub const BUF_ALLOC: u32 = 256 << 10;
+/// Connections at once; more are refused.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// Connections that wait to be accepted on one port.
+pub const MAX_BACKLOG: usize = 64;
