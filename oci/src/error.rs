@@ -21,6 +21,14 @@ pub enum Error {
         /// The limit that it exceeds.
         limit: u64,
     },
+    /// The document nests deeper than any honest one.
+    #[error("{document} is nested more than {limit} deep")]
+    TooDeep {
+        /// Which document.
+        document: &'static str,
+        /// The limit that it exceeds.
+        limit: usize,
+    },
     /// The text is not JSON.
     #[error("{document} is not valid JSON: {source}")]
     Syntax {

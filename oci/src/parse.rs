@@ -14,6 +14,10 @@ use std::path::Path;
 /// Engines write a few dozen KiB; a document beyond this is an attack on memory.
 const MAX_DOCUMENT: u64 = 16 << 20;
 
+/// The specification's documents are some ten deep; the JSON parser itself stops at 128 where
+/// it has to recurse.
+const MAX_DEPTH: usize = 100;
+
 const CONFIG: &str = "config.json";
 
 /// A parsed `config.json`.
@@ -70,13 +74,16 @@ fn document<T: serde::de::DeserializeOwned>(
     if text.len() as u64 > MAX_DOCUMENT {
         return Err(Error::TooLarge { document, limit: MAX_DOCUMENT });
     }
+    let scan = scan(text);
+    if scan.depth > MAX_DEPTH {
+        return Err(Error::TooDeep { document, limit: MAX_DEPTH });
+    }
     // A raw NUL is refused by the parser; an escaped one would reach C strings.
-    if contains(text, br"\u0000") {
-        if let Ok(value) = serde_json::from_slice::<serde_json::Value>(text) {
-            if let Some(field) = find_nul(&value, String::new()) {
-                return Err(Error::Invalid { document, field, problem: Problem::Nul });
-            }
-        }
+    if scan.escaped_nul
+        && let Ok(value) = serde_json::from_slice::<serde_json::Value>(text)
+        && let Some(field) = find_nul(&value, String::new())
+    {
+        return Err(Error::Invalid { document, field, problem: Problem::Nul });
     }
     match serde_json::from_slice(text) {
         Ok(parsed) => Ok(parsed),
@@ -129,15 +136,33 @@ fn drop_nulls(value: &mut serde_json::Value) {
     }
 }
 
-fn contains(text: &[u8], needle: &[u8]) -> bool {
-    let mut rest = text;
-    while let Some(at) = rest.iter().position(|&b| b == needle[0]) {
-        if rest[at..].starts_with(needle) {
-            return true;
+/// What is looked for before parsing.
+struct Scan {
+    depth: usize,
+    escaped_nul: bool,
+}
+
+/// One pass over the text: how deep it nests, and whether a string may hold a NUL.
+fn scan(text: &[u8]) -> Scan {
+    let (mut depth, mut deepest, mut escaped_nul, mut string) = (0_usize, 0, false, false);
+    let mut at = 0;
+    while at < text.len() {
+        match (text[at], string) {
+            (b'"', _) => string = !string,
+            (b'\\', true) => {
+                escaped_nul |= text[at + 1..].starts_with(b"u0000");
+                at += 1;
+            }
+            (b'{' | b'[', false) => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            (b'}' | b']', false) => depth = depth.saturating_sub(1),
+            _ => {}
         }
-        rest = &rest[at + 1..];
+        at += 1;
     }
-    false
+    Scan { depth: deepest, escaped_nul }
 }
 
 fn find_nul(value: &serde_json::Value, path: String) -> Option<String> {
@@ -216,3 +241,6 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithoutVm<'_, A> {
         self.inner.next_value_seed(seed)
     }
 }
+
+#[cfg(test)]
+mod tests;
