@@ -13,9 +13,11 @@ mod vm;
 
 pub use error::{Error, Problem};
 pub use oci_spec::runtime as spec;
-pub use parse::{Config, load, parse, parse_process, parse_resources};
+pub use parse::{
+    Config, load, load_trusted, load_with_text, parse, parse_process, parse_resources,
+};
 pub use state::{State, Status};
-pub use template::template;
+pub use template::{For, template};
 pub use validate::{validate, validate_process};
 pub use vm::{HwConfig, Hypervisor, Image, IoMems, Kernel, Vm};
 

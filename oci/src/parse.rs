@@ -33,11 +33,20 @@ pub struct Config {
 
 /// Reads, parses and validates `config.json` of the bundle.
 pub fn load(bundle: &Path) -> Result<Config, Error> {
-    let path = bundle.join(CONFIG);
-    let text = read(&path)?;
+    load_with_text(&bundle.join(CONFIG)).map(|(config, _)| config)
+}
+
+/// Reads, parses and validates this `config.json`; its text, too, for who keeps a copy.
+pub fn load_with_text(path: &Path) -> Result<(Config, Vec<u8>), Error> {
+    let text = read(path)?;
     let config = parse(&text)?;
     validate(&config)?;
-    Ok(config)
+    Ok((config, text))
+}
+
+/// Reads a copy that was kept of a `config.json` which was validated before.
+pub fn load_trusted(path: &Path) -> Result<Config, Error> {
+    parse(&read(path)?)
 }
 
 /// Parses the text of a `config.json`; does not [`validate`] it.

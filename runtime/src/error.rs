@@ -27,6 +27,99 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The command line was wrong.
+    #[error(transparent)]
+    Usage(#[from] crate::cli::UsageError),
+    /// No such command.
+    #[error("unknown command {0:?} (hull --help lists them)")]
+    UnknownCommand(String),
+    /// The kernel store failed.
+    #[error(transparent)]
+    Kernel(#[from] crate::kernel::Error),
+    /// A text that cannot be a container's id.
+    #[error("invalid container id format: {0:?}")]
+    InvalidId(String),
+    /// The id is taken.
+    #[error("container with given ID already exists")]
+    Exists,
+    /// There is no such container.
+    #[error("container does not exist")]
+    NotFound,
+    /// A state file that cannot be read.
+    #[error("{} is damaged: {source} (delete --force removes it)", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A document could not be written as JSON.
+    #[error("writing {what}: {source}")]
+    Encode {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A claim on an id was used twice.
+    #[error("the container was handed over already")]
+    Claimless,
+    /// A signal asked to end while a container was being made.
+    #[error("interrupted by signal {signal}")]
+    Interrupted {
+        /// Which.
+        signal: i32,
+    },
+    /// A terminal would have no other end.
+    #[error("cannot allocate tty if hull will detach without setting console socket")]
+    ConsoleSocketNeeded,
+    /// Nobody would send anything there.
+    #[error("cannot use console socket if hull will not detach or allocate tty")]
+    ConsoleSocketUseless,
+    /// `start` of what has ended.
+    #[error("cannot start a container that has stopped")]
+    StartStopped,
+    /// `start` of what runs.
+    #[error("cannot start an already running container")]
+    StartRunning,
+    /// `start` of what is neither created, running nor stopped.
+    #[error("cannot start a container in the {0} state")]
+    StartWrong(oci::Status),
+    /// The operation needs a living container.
+    #[error("container not running")]
+    NotRunning,
+    /// The same with the id, where runc says it.
+    #[error("container with id {0} is not running")]
+    IdNotRunning(String),
+    /// `spec` overwrites nothing.
+    #[error("file {} exists. Remove it first", path.display())]
+    SpecExists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// `pause` of what cannot be frozen.
+    #[error("container not running or created: {0}")]
+    NotPausable(oci::Status),
+    /// `resume` of what is not frozen.
+    #[error("container not paused")]
+    NotPaused,
+    /// `delete` of what lives.
+    #[error("cannot delete container {id} that is not stopped: {status}")]
+    NotStopped {
+        /// Which.
+        id: String,
+        /// Where it stands.
+        status: oci::Status,
+    },
+    /// `exec` in what has ended.
+    #[error("cannot exec in a stopped container")]
+    ExecStopped,
+    /// `exec` in what is frozen.
+    #[error("cannot exec in a paused container (use --ignore-paused to override)")]
+    ExecPaused,
+    /// A signal that does not exist.
+    #[error("unknown signal {0:?}")]
+    UnknownSignal(String),
     /// A document of the specification was refused.
     #[error(transparent)]
     Oci(#[from] oci::Error),
@@ -63,4 +156,11 @@ pub enum Error {
         /// The wall.
         wall: &'static str,
     },
+}
+
+impl Error {
+    /// A failed system call on a file.
+    pub fn file(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Error::File { operation, path: path.into(), source }
+    }
 }

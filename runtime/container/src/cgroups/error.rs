@@ -19,9 +19,23 @@ pub enum Error {
     #[error("linux.resources.{field}: the {controller} controller is not available to this cgroup")]
     Missing {
         /// Path of the field below `linux.resources`.
-        field: &'static str,
+        field: String,
         /// The controller it needs.
-        controller: &'static str,
+        controller: String,
+    },
+    /// The kernel refused a limit.
+    #[error("linux.resources.{field}: write {value:?} to {}: {source}{hint}", path.display())]
+    Limit {
+        /// Path of the field below `linux.resources`.
+        field: String,
+        /// What was written.
+        value: String,
+        /// Where.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+        /// What the cgroup uses now, where that is the likely reason.
+        hint: String,
     },
     /// A value that cannot be honoured as it stands.
     #[error("linux.resources.{field}: {reason}")]
@@ -84,3 +98,17 @@ pub enum Error {
 
 /// Result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(super) fn io(
+        operation: impl Into<String>,
+        path: impl Into<PathBuf>,
+        source: std::io::Error,
+    ) -> Error {
+        Error::Io { operation: operation.into(), path: path.into(), source }
+    }
+
+    pub(super) fn value(field: impl Into<String>, reason: impl Into<String>) -> Error {
+        Error::Value { field: field.into(), reason: reason.into() }
+    }
+}
