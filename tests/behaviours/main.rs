@@ -11,7 +11,12 @@
 #![allow(missing_docs)] // A behaviour's name is its documentation.
 
 mod process;
+mod exec;
+mod lifecycle;
+mod mounts;
+mod streams;
+mod tty;
 
 fn main() -> std::process::ExitCode {
-    tests::driver::main(&[process::LIST])
+    tests::driver::main(&[process::LIST, streams::LIST, tty::LIST, lifecycle::LIST, exec::LIST, mounts::LIST])
 }

@@ -17,6 +17,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -89,6 +90,8 @@ impl Room {
             Ok(dir) => dir,
             Err(error) => panic!("{error}"),
         };
+        // A user namespace's root, which is nobody outside, must get through.
+        let _ = fs::set_permissions(&dir, fs::Permissions::from_mode(0o755));
         let suffix = dir.file_name().unwrap_or_default().to_string_lossy().replace(PREFIX, "");
         let id = format!("hb-{suffix}");
         let place = Place {
@@ -298,7 +301,7 @@ fn behaviour_process(place: &Place, check: fn(&Place)) -> i32 {
     // SAFETY: one thread, so nobody reads the environment meanwhile.
     unsafe {
         for (name, _) in std::env::vars_os() {
-            if name != "PATH" && name != "RUST_BACKTRACE" {
+            if name != "PATH" {
                 std::env::remove_var(name);
             }
         }
@@ -308,6 +311,8 @@ fn behaviour_process(place: &Place, check: fn(&Place)) -> i32 {
             format!("{path}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         );
         std::env::set_var("HOME", "/root");
+        // As in any Rust program; the door set all to their defaults.
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         let none = libc::rlimit { rlim_cur: 0, rlim_max: libc::RLIM_INFINITY };
         libc::setrlimit(libc::RLIMIT_CORE, &none);
     }
