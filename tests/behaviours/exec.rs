@@ -47,7 +47,9 @@ fn its_death_by_signal_is_passed_on(place: &Place) {
 
 fn environment_is_the_configs_and_its_own(place: &Place) {
     let container = place.start(&sleeper(place).env("A=config").env("B=config"));
-    let output = container.exec_with(&["--env", "B=exec", "--env", "C=x y"], &["sh", "-c", "echo $A,$B,$C,$HOME"]).run();
+    let output = container
+        .exec_with(&["--env", "B=exec", "--env", "C=x y"], &["sh", "-c", "echo $A,$B,$C,$HOME"])
+        .run();
     output.ok().prints("config,exec,x y,/root");
 }
 
@@ -70,7 +72,10 @@ fn missing_working_directory_is_refused(place: &Place) {
 
 fn user_can_be_given(place: &Place) {
     let container = started(place);
-    container.exec_with(&["--user", "1000:29"], &["sh", "-c", "id -u; id -g"]).ok().prints("1000\n29");
+    container
+        .exec_with(&["--user", "1000:29"], &["sh", "-c", "id -u; id -g"])
+        .ok()
+        .prints("1000\n29");
     container.exec_with(&["-u", "1000"], &["id", "-u"]).ok().prints("1000");
     container.exec_with(&["--user", "nobody-here"], &["id"]).run().fails();
 }
@@ -78,14 +83,18 @@ fn user_can_be_given(place: &Place) {
 fn groups_can_be_given(place: &Place) {
     let container = started(place);
     container
-        .exec_with(&["--user", "1000:1000", "--additional-gids", "29", "--additional-gids", "77"], &["id", "-G"])
+        .exec_with(
+            &["--user", "1000:1000", "--additional-gids", "29", "--additional-gids", "77"],
+            &["id", "-G"],
+        )
         .ok()
         .prints("1000 29 77");
 }
 
 fn effective(container: &Container, options: &[&str]) -> u64 {
     let output = container.exec_with(options, &["grep", "CapEff", "/proc/self/status"]).run();
-    u64::from_str_radix(output.ok().stdout.split_whitespace().last().unwrap_or(""), 16).expect("a mask")
+    u64::from_str_radix(output.ok().stdout.split_whitespace().last().unwrap_or(""), 16)
+        .expect("a mask")
 }
 
 fn capabilities_can_be_added(place: &Place) {
@@ -106,7 +115,12 @@ fn capabilities_are_the_containers(place: &Place) {
 fn no_new_privileges_can_be_given(place: &Place) {
     let container = place.start(&sleeper(place).set("/process/noNewPrivileges", json!(false)));
     let shown = |options: &[&str]| {
-        container.exec_with(options, &["grep", "NoNewPrivs", "/proc/self/status"]).ok().stdout.trim().to_owned()
+        container
+            .exec_with(options, &["grep", "NoNewPrivs", "/proc/self/status"])
+            .ok()
+            .stdout
+            .trim()
+            .to_owned()
     };
     assert_eq!(shown(&[]), "NoNewPrivs:\t0");
     assert_eq!(shown(&["--no-new-privs"]), "NoNewPrivs:\t1");
@@ -132,7 +146,8 @@ fn process_file_says_it_all(place: &Place) {
 
 fn wrong_process_file_is_named(place: &Place) {
     let container = started(place);
-    for text in ["{", "{}", "{\"args\": []}", "{\"args\": [\"true\"], \"cwd\": \"relative\"}", "[]"] {
+    for text in ["{", "{}", "{\"args\": []}", "{\"args\": [\"true\"], \"cwd\": \"relative\"}", "[]"]
+    {
         let file = place.new_file("process.json", text);
         place.hull().args(["exec", "--process"]).arg(&file).arg(&place.id).run().fails();
     }
@@ -264,7 +279,10 @@ fn it_can_join_a_cgroup_below(place: &Place) {
             }
         }
     }
-    container.exec_with(&["--cgroup", "below"], &["sh", "-c", "cat /proc/self/cgroup"]).ok().says("below\n");
+    container
+        .exec_with(&["--cgroup", "below"], &["sh", "-c", "cat /proc/self/cgroup"])
+        .ok()
+        .says("below\n");
     container.exec_with(&["--cgroup", "no-such"], &["true"]).run().fails();
     container.exec_with(&["--cgroup", "../.."], &["true"]).run().fails();
 }
@@ -329,10 +347,13 @@ fn it_has_the_umask_of_the_config(place: &Place) {
 fn it_joins_all_namespaces(place: &Place) {
     let container = place.start(&sleeper(place).namespace("cgroup", None));
     let pid = container.pid();
-    let inside = container.sh("for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done");
+    let inside = container
+        .sh("for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done");
     let outside: Vec<String> = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]
         .iter()
-        .map(|n| fs::read_link(format!("/proc/{pid}/ns/{n}")).expect("a namespace").display().to_string())
+        .map(|n| {
+            fs::read_link(format!("/proc/{pid}/ns/{n}")).expect("a namespace").display().to_string()
+        })
         .collect();
     assert_eq!(inside.ok().lines(), outside);
 }

@@ -10,13 +10,34 @@
 
 #![allow(missing_docs)] // A behaviour's name is its documentation.
 
-mod process;
+mod bad_input;
+mod cgroups;
 mod exec;
+mod hooks;
+mod killed_create;
 mod lifecycle;
 mod mounts;
+mod namespaces;
+mod process;
+mod seccomp;
 mod streams;
 mod tty;
+mod user;
 
 fn main() -> std::process::ExitCode {
-    tests::driver::main(&[process::LIST, streams::LIST, tty::LIST, lifecycle::LIST, exec::LIST, mounts::LIST])
+    tests::driver::main(&[
+        process::LIST,
+        streams::LIST,
+        tty::LIST,
+        lifecycle::LIST,
+        exec::LIST,
+        mounts::LIST,
+        namespaces::LIST,
+        user::LIST,
+        cgroups::LIST,
+        seccomp::LIST,
+        hooks::LIST,
+        bad_input::LIST,
+        killed_create::LIST,
+    ])
 }

@@ -34,7 +34,8 @@ fn default_devices_are_there(place: &Place) {
 }
 
 fn links_of_dev_are_there(place: &Place) {
-    let script = "for l in fd stdin stdout stderr; do readlink /dev/$l; done; echo through | cat /dev/stdin";
+    let script =
+        "for l in fd stdin stdout stderr; do readlink /dev/$l; done; echo through | cat /dev/stdin";
     place
         .run(&place.bundle().sh(script))
         .ok()
@@ -42,7 +43,10 @@ fn links_of_dev_are_there(place: &Place) {
 }
 
 fn root_can_be_read_only(place: &Place) {
-    let bundle = place.bundle().set("/root/readonly", json!(true)).sh("touch /x || echo refused; touch /dev/shm/x && echo tmp");
+    let bundle = place
+        .bundle()
+        .set("/root/readonly", json!(true))
+        .sh("touch /x || echo refused; touch /dev/shm/x && echo tmp");
     let output = place.run(&bundle);
     output.ok().prints("refused\ntmp");
     assert!(output.stderr.to_lowercase().contains("read-only file system"), "{output}");
@@ -53,21 +57,27 @@ fn root_is_writable_otherwise(place: &Place) {
     let bundle = place.bundle().sh("echo word >/x; mkdir /d; chmod 700 /d; ln -s x /l; mv /x /y");
     place.run(&bundle).ok();
     assert_eq!(fs::read_to_string(bundle.rootfs().join("y")).expect("the file"), "word\n");
-    assert_eq!(fs::metadata(bundle.rootfs().join("d")).expect("the directory").permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        fs::metadata(bundle.rootfs().join("d")).expect("the directory").permissions().mode()
+            & 0o777,
+        0o700
+    );
     assert!(bundle.rootfs().join("l").is_symlink());
 }
 
 fn bound_directory_is_shared_both_ways(place: &Place) {
     let dir = place.new_dir("shared");
     fs::write(dir.join("in"), "from outside").expect("a file");
-    let bundle = place.bundle().bind(&dir, "/mnt", &["rw"]).sh("cat /mnt/in; echo from inside >/mnt/out");
+    let bundle =
+        place.bundle().bind(&dir, "/mnt", &["rw"]).sh("cat /mnt/in; echo from inside >/mnt/out");
     place.run(&bundle).ok().prints("from outside");
     assert_eq!(fs::read_to_string(dir.join("out")).expect("the file"), "from inside\n");
 }
 
 fn bound_file_is_the_file(place: &Place) {
     let file = place.new_file("one", "outside\n");
-    let bundle = place.bundle().bind(&file, "/etc/one", &["rw"]).sh("cat /etc/one; echo more >>/etc/one");
+    let bundle =
+        place.bundle().bind(&file, "/etc/one", &["rw"]).sh("cat /etc/one; echo more >>/etc/one");
     place.run(&bundle).ok().prints("outside");
     assert_eq!(fs::read_to_string(file).expect("the file"), "outside\nmore\n");
 }
@@ -89,8 +99,8 @@ fn missing_target_is_made(place: &Place) {
 fn tmpfs_has_its_size_and_mode(place: &Place) {
     let bundle = place
         .bundle()
-        .mount("/mnt", "tmpfs", "tmpfs", &["size=1m", "mode=1750", "uid=7", "gid=8"])
-        .sh("stat -c '%a %u %g' /mnt; dd if=/dev/zero of=/mnt/x bs=1024 count=2000 2>/dev/null || echo full");
+        .mount("/new", "tmpfs", "tmpfs", &["size=1m", "mode=1750", "uid=7", "gid=8"])
+        .sh("stat -c '%a %u %g' /new; dd if=/dev/zero of=/new/x bs=1024 count=2000 2>/dev/null || echo full");
     place.run(&bundle).ok().prints("1750 7 8\nfull");
 }
 
@@ -135,7 +145,8 @@ fn later_mount_covers_the_earlier(place: &Place) {
     let (one, two) = (place.new_dir("one"), place.new_dir("two"));
     fs::write(one.join("a"), "").expect("a file");
     fs::write(two.join("b"), "").expect("a file");
-    let bundle = place.bundle().bind(&one, "/mnt", &[]).bind(&two, "/mnt", &[]).args(&["ls", "/mnt"]);
+    let bundle =
+        place.bundle().bind(&one, "/mnt", &[]).bind(&two, "/mnt", &[]).args(&["ls", "/mnt"]);
     place.run(&bundle).ok().prints("b");
 }
 
@@ -183,7 +194,10 @@ fn device_mode_and_owner_are_set(place: &Place) {
     // The caller's umask has no say in it.
     let bundle = place
         .bundle()
-        .set("/linux/devices", json!([{"path": "/dev/odd", "type": "c", "major": 1, "minor": 5, "fileMode": 438}]))
+        .set(
+            "/linux/devices",
+            json!([{"path": "/dev/odd", "type": "c", "major": 1, "minor": 5, "fileMode": 438}]),
+        )
         .sh("stat -c %a /dev/odd /dev/null");
     let output = place
         .running(&bundle)
@@ -207,11 +221,19 @@ fn tmpfs_copies_up(place: &Place) {
 }
 
 fn overlay_can_be_mounted(place: &Place) {
-    let (lower, upper, work) = (place.new_dir("lower"), place.new_dir("upper"), place.new_dir("work"));
+    let (lower, upper, work) =
+        (place.new_dir("lower"), place.new_dir("upper"), place.new_dir("work"));
     fs::write(lower.join("f"), "lower").expect("a file");
-    let data = [format!("lowerdir={}", lower.display()), format!("upperdir={}", upper.display()), format!("workdir={}", work.display())];
+    let data = [
+        format!("lowerdir={}", lower.display()),
+        format!("upperdir={}", upper.display()),
+        format!("workdir={}", work.display()),
+    ];
     let options: Vec<&str> = data.iter().map(String::as_str).collect();
-    let bundle = place.bundle().mount("/mnt", "overlay", "overlay", &options).sh("cat /mnt/f; echo upper >/mnt/f");
+    let bundle = place
+        .bundle()
+        .mount("/mnt", "overlay", "overlay", &options)
+        .sh("cat /mnt/f; echo upper >/mnt/f");
     place.run(&bundle).ok().prints("lower");
     assert_eq!(fs::read_to_string(upper.join("f")).expect("the file"), "upper\n");
     assert_eq!(fs::read_to_string(lower.join("f")).expect("the file"), "lower");
@@ -222,7 +244,10 @@ fn message_queues_are_mounted(place: &Place) {
 }
 
 fn pseudo_terminals_are_of_its_own(place: &Place) {
-    place.run(&place.bundle().sh("ls /dev/pts; test -c /dev/ptmx && echo c")).ok().prints("ptmx\nc");
+    place
+        .run(&place.bundle().sh("ls /dev/pts; test -c /dev/ptmx && echo c"))
+        .ok()
+        .prints("ptmx\nc");
 }
 
 fn root_path_may_be_absolute(place: &Place) {
@@ -247,11 +272,15 @@ fn atime_options_are_set(place: &Place) {
 }
 
 fn unknown_option_is_refused(place: &Place) {
-    place.run(&place.bundle().mount("/mnt", "tmpfs", "tmpfs", &["no-such-option=1"])).complains(&["mnt", "invalid argument"]);
+    place
+        .run(&place.bundle().mount("/mnt", "tmpfs", "tmpfs", &["no-such-option=1"]))
+        .complains(&["mnt", "invalid argument"]);
 }
 
 fn unknown_type_is_refused(place: &Place) {
-    place.run(&place.bundle().mount("/mnt", "no-such-fs", "none", &[])).complains(&["no-such-fs", "no such device"]);
+    place
+        .run(&place.bundle().mount("/mnt", "no-such-fs", "none", &[]))
+        .complains(&["no-such-fs", "no such device"]);
 }
 
 fn relative_destination_is_below_the_root(place: &Place) {
@@ -261,11 +290,21 @@ fn relative_destination_is_below_the_root(place: &Place) {
 
 fn bind_into_dev_is_kept(place: &Place) {
     let file = place.new_file("one", "word");
-    place.run(&place.bundle().bind(&file, "/dev/one", &[]).args(&["cat", "/dev/one"])).ok().prints("word");
+    place
+        .run(&place.bundle().bind(&file, "/dev/one", &[]).args(&["cat", "/dev/one"]))
+        .ok()
+        .prints("word");
 }
 
 fn sys_is_read_only(place: &Place) {
-    place.run(&place.bundle().sh("mkdir /sys/x 2>/dev/null || echo refused; test -d /sys/kernel && echo there")).ok().prints("refused\nthere");
+    place
+        .run(
+            &place
+                .bundle()
+                .sh("mkdir /sys/x 2>/dev/null || echo refused; test -d /sys/kernel && echo there"),
+        )
+        .ok()
+        .prints("refused\nthere");
 }
 
 fn proc_options_are_obeyed(place: &Place) {
@@ -294,7 +333,9 @@ fn with_submount(place: &Place) -> std::path::PathBuf {
 fn recursive_bind_brings_submounts_along(place: &Place) {
     let dir = with_submount(place);
     let text = str(&dir).to_owned();
-    let output = place.run(&place.bundle().mount("/mnt", "none", &text, &["rbind", "rw"]).args(&["ls", "/mnt/sub"]));
+    let output = place.run(
+        &place.bundle().mount("/mnt", "none", &text, &["rbind", "rw"]).args(&["ls", "/mnt/sub"]),
+    );
     unmount(place);
     output.ok().prints("f");
 }
@@ -314,7 +355,10 @@ fn bound_owner_and_mode_are_seen(place: &Place) {
     let dir = place.new_dir("d");
     std::os::unix::fs::chown(&dir, Some(123), Some(456)).expect("an owner");
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o2750)).expect("a mode");
-    let bundle = place.bundle().bind(&dir, "/mnt", &[]).sh("stat -c '%u %g %a' /mnt; touch /mnt/x; chown 5:6 /mnt/x");
+    let bundle = place
+        .bundle()
+        .bind(&dir, "/mnt", &[])
+        .sh("stat -c '%u %g %a' /mnt; touch /mnt/x; chown 5:6 /mnt/x");
     place.run(&bundle).ok().prints("123 456 2750");
     let made = fs::metadata(dir.join("x")).expect("the file");
     assert_eq!((made.uid(), made.gid()), (5, 6));
@@ -339,14 +383,21 @@ fn a_hundred_mounts_work(place: &Place) {
 
 fn file_locks_and_mappings_work(place: &Place) {
     // sort, cmp and a program run from the root use both reading and mapping.
-    let script = "cp /bin/busybox /tmp/b && cmp /bin/busybox /tmp/b && /tmp/b echo runs && rm /tmp/b
+    let script = "cp /bin/busybox /tmp/busybox && cmp /bin/busybox /tmp/busybox && /tmp/busybox echo runs && rm /tmp/busybox
         i=0; while [ $i -lt 300 ]; do echo $i >/tmp/f$i; i=$((i+1)); done; ls /tmp | wc -l; rm /tmp/f*; ls /tmp | wc -l";
     place.run(&place.bundle().sh(script)).ok().prints("runs\n300\n0");
 }
 
 fn optional_fields(place: &Place, bundle: Bundle, point: &str) -> String {
     let output = place.run(&bundle.sh("cat /proc/self/mountinfo"));
-    let line = output.ok().stdout.lines().rev().find(|line| line.split(' ').nth(4) == Some(point)).expect("mounted").to_owned();
+    let line = output
+        .ok()
+        .stdout
+        .lines()
+        .rev()
+        .find(|line| line.split(' ').nth(4) == Some(point))
+        .expect("mounted")
+        .to_owned();
     line.split(' ').skip(6).take_while(|word| *word != "-").collect::<Vec<_>>().join(" ")
 }
 
@@ -354,8 +405,10 @@ fn propagation_is_set(place: &Place) {
     let dir = place.new_dir("d");
     Call::new(&place.dir, "mount").args(["--bind", str(&dir)]).arg(&dir).ok();
     Call::new(&place.dir, "mount").arg("--make-shared").arg(&dir).ok();
-    let shown = |option: &str| optional_fields(place, place.bundle().bind(&dir, "/mnt", &[option]), "/mnt");
-    let (slave, shared, private, unbindable) = (shown("rslave"), shown("rshared"), shown("rprivate"), shown("unbindable"));
+    let shown =
+        |option: &str| optional_fields(place, place.bundle().bind(&dir, "/mnt", &[option]), "/mnt");
+    let (slave, shared, private, unbindable) =
+        (shown("rslave"), shown("rshared"), shown("rprivate"), shown("unbindable"));
     Call::new(&place.dir, "umount").arg(&dir).ok();
     assert!(slave.contains("master:") && !slave.contains("shared:"), "{slave}");
     assert!(shared.contains("shared:"), "{shared}");
@@ -364,12 +417,20 @@ fn propagation_is_set(place: &Place) {
 }
 
 fn root_propagation_is_set(place: &Place) {
-    for (wanted, shown) in [("private", ""), ("rprivate", ""), ("unbindable", "unbindable"), ("shared", "shared:")] {
+    place.only_hull();
+    for (wanted, shown) in
+        [("private", ""), ("rprivate", ""), ("unbindable", "unbindable"), ("shared", "shared:")]
+    {
         let bundle = place.bundle().set("/linux/rootfsPropagation", json!(wanted));
         let fields = optional_fields(place, bundle, "/");
-        assert!(fields.starts_with(shown) && (fields.is_empty() == shown.is_empty()), "{wanted}: {fields:?}");
+        assert!(
+            fields.starts_with(shown) && (fields.is_empty() == shown.is_empty()),
+            "{wanted}: {fields:?}"
+        );
     }
-    place.run(&place.bundle().set("/linux/rootfsPropagation", json!("sideways"))).complains(&["rootfsPropagation", "sideways"]);
+    place
+        .run(&place.bundle().set("/linux/rootfsPropagation", json!("sideways")))
+        .complains(&["rootfsPropagation", "sideways"]);
 }
 
 fn sharing(place: &Place, option: &str, check: impl FnOnce(&tests::Container, &std::path::Path)) {
@@ -377,7 +438,11 @@ fn sharing(place: &Place, option: &str, check: impl FnOnce(&tests::Container, &s
     fs::create_dir_all(dir.join("inner")).expect("a directory");
     Call::new(&place.dir, "mount").arg("--bind").args([&dir, &dir]).ok();
     Call::new(&place.dir, "mount").arg("--make-shared").arg(&dir).ok();
-    let mut bundle = place.bundle().more_capabilities(&["CAP_SYS_ADMIN"]).bind(&dir, "/mnt", &[option]).args(&["sleep", "1000"]);
+    let mut bundle = place
+        .bundle()
+        .more_capabilities(&["CAP_SYS_ADMIN"])
+        .bind(&dir, "/mnt", &[option])
+        .args(&["sleep", "1000"]);
     if option != "private" {
         bundle = bundle.set("/linux/rootfsPropagation", json!("shared"));
     }
@@ -435,6 +500,7 @@ fn idmapped_bind_maps_owners(place: &Place) {
 }
 
 fn cgroups_are_mounted(place: &Place) {
+    place.only_hull();
     let bundle = place
         .bundle()
         .namespace("cgroup", None)
@@ -446,20 +512,33 @@ fn cgroups_are_mounted(place: &Place) {
 fn unneeded_mount_of_the_host_is_gone(place: &Place) {
     let output = place.run(&place.bundle().args(&["cat", "/proc/self/mountinfo"]));
     output.ok();
-    assert!(!output.stdout.contains(" /oldroot") && !output.stdout.contains("/put_old"), "{output}");
-    let root: Vec<&str> = output.lines().into_iter().filter(|l| l.split(' ').nth(4) == Some("/")).collect();
+    assert!(
+        !output.stdout.contains(" /oldroot") && !output.stdout.contains("/put_old"),
+        "{output}"
+    );
+    let root: Vec<&str> =
+        output.lines().into_iter().filter(|l| l.split(' ').nth(4) == Some("/")).collect();
     assert_eq!(root.len(), 1, "{output}");
     assert!(root[0].split(' ').nth(3).is_some_and(|path| path.ends_with("/rootfs")), "{output}");
 }
 
 fn no_pivot_works(place: &Place) {
-    place.running(&place.bundle().sh("ls -d /bin; pwd")).arg("--no-pivot").run().ok().prints("/bin\n/");
+    place
+        .running(&place.bundle().sh("ls -d /bin; pwd"))
+        .arg("--no-pivot")
+        .run()
+        .ok()
+        .prints("/bin\n/");
 }
 
 fn remount_of_a_bind_keeps_locked_flags(place: &Place) {
+    place.only_hull();
     let dir = place.new_dir("tree");
     fs::create_dir(dir.join("sub")).expect("a directory");
-    Call::new(&place.dir, "mount").args(["-t", "tmpfs", "-o", "nosuid,nodev,noexec", "none"]).arg(dir.join("sub")).ok();
+    Call::new(&place.dir, "mount")
+        .args(["-t", "tmpfs", "-o", "nosuid,nodev,noexec", "none"])
+        .arg(dir.join("sub"))
+        .ok();
     let bundle = place.bundle().user_namespace().bind(&dir.join("sub"), "/mnt", &["ro"]);
     let output = place.run(&bundle.sh("grep ' /mnt ' /proc/mounts"));
     unmount(place);

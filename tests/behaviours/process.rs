@@ -34,7 +34,8 @@ fn death_by_signal_is_128_and_its_number(place: &Place) {
     for (name, number) in [("KILL", 9), ("TERM", 15)] {
         // A first process without a handler ignores TERM (pid_namespaces(7)),
         // so it sets one that dies of what it gets.
-        let bundle = place.bundle().sh("trap 'exit 143' TERM; echo ready; while :; do sleep 0.05; done");
+        let bundle =
+            place.bundle().sh("trap 'exit 143' TERM; echo ready; while :; do sleep 0.05; done");
         let mut running = place.running(&bundle).spawn();
         running.says("ready");
         place.call(&["kill", &place.id, name]).ok();
@@ -69,19 +70,29 @@ fn file_of_no_known_format_is_refused(place: &Place) {
 }
 
 fn script_runs_by_its_interpreter(place: &Place) {
-    let bundle = place.bundle().file("/bin/script", "#!/bin/sh\necho $0 $1\n", 0o755).args(&["/bin/script", "one"]);
+    let bundle = place
+        .bundle()
+        .file("/bin/script", "#!/bin/sh\necho $0 $1\n", 0o755)
+        .args(&["/bin/script", "one"]);
     place.run(&bundle).ok().prints("/bin/script one");
 }
 
 fn environment_is_the_configs(place: &Place) {
-    let bundle = place.bundle().env("A=1").env("B=two words").env("EMPTY=").env("HOME=/").args(&["env"]);
+    let bundle =
+        place.bundle().env("A=1").env("B=two words").env("EMPTY=").env("HOME=/").args(&["env"]);
     let output = place.run(&bundle);
     output.ok();
     let mut lines = output.lines();
     lines.sort_unstable();
     assert_eq!(
         lines,
-        ["A=1", "B=two words", "EMPTY=", "HOME=/", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+        [
+            "A=1",
+            "B=two words",
+            "EMPTY=",
+            "HOME=/",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        ]
     );
 }
 
@@ -95,16 +106,23 @@ fn path_of_the_environment_is_searched(place: &Place) {
 }
 
 fn working_directory_is_the_configs(place: &Place) {
-    place.run(&place.bundle().set("/process/cwd", json!("/home/user")).args(&["pwd"])).ok().prints("/home/user");
+    place
+        .run(&place.bundle().set("/process/cwd", json!("/home/user")).args(&["pwd"]))
+        .ok()
+        .prints("/home/user");
 }
 
 fn missing_working_directory_is_made(place: &Place) {
-    place.run(&place.bundle().set("/process/cwd", json!("/new/deep")).args(&["pwd"])).ok().prints("/new/deep");
+    place
+        .run(&place.bundle().set("/process/cwd", json!("/new/deep")).args(&["pwd"]))
+        .ok()
+        .prints("/new/deep");
 }
 
 fn home_is_taken_from_passwd(place: &Place) {
     place.run(&place.bundle().sh("echo $HOME")).ok().prints("/root");
-    let bundle = place.bundle().set("/process/user", json!({"uid": 1000, "gid": 1000})).sh("echo $HOME");
+    let bundle =
+        place.bundle().set("/process/user", json!({"uid": 1000, "gid": 1000})).sh("echo $HOME");
     place.run(&bundle).ok().prints("/home/user");
 }
 
@@ -141,13 +159,17 @@ fn it_has_three_descriptors(place: &Place) {
 }
 
 fn umask_is_the_configs(place: &Place) {
-    let bundle = place.bundle().set("/process/user/umask", json!(0o027)).sh("umask; touch /f; stat -c %a /f");
+    let bundle = place
+        .bundle()
+        .set("/process/user/umask", json!(0o027))
+        .sh("umask; touch /f; stat -c %a /f");
     place.run(&bundle).ok().prints("0027\n640");
     place.run(&place.bundle().sh("umask")).ok().prints("0022");
 }
 
 fn oom_score_adj_is_the_configs(place: &Place) {
-    let bundle = place.bundle().set("/process/oomScoreAdj", json!(123)).sh("cat /proc/self/oom_score_adj");
+    let bundle =
+        place.bundle().set("/process/oomScoreAdj", json!(123)).sh("cat /proc/self/oom_score_adj");
     place.run(&bundle).ok().prints("123");
 }
 
@@ -162,7 +184,11 @@ fn rlimits_are_the_configs(place: &Place) {
     let output = place.run(&bundle);
     output.ok();
     let words: Vec<&str> = output.stdout.split_whitespace().collect();
-    assert_eq!(words, ["77", "99", "Max", "core", "file", "size", "0", "4096", "bytes"], "{output}");
+    assert_eq!(
+        words,
+        ["77", "99", "Max", "core", "file", "size", "0", "4096", "bytes"],
+        "{output}"
+    );
 }
 
 fn no_new_privileges_is_the_configs(place: &Place) {
@@ -176,18 +202,27 @@ fn no_new_privileges_is_the_configs(place: &Place) {
 }
 
 fn hostname_is_the_configs(place: &Place) {
-    place.run(&place.bundle().set("/hostname", json!("other-name")).args(&["hostname"])).ok().prints("other-name");
+    place
+        .run(&place.bundle().set("/hostname", json!("other-name")).args(&["hostname"]))
+        .ok()
+        .prints("other-name");
 }
 
 fn domainname_is_the_configs(place: &Place) {
     place.only_hull();
-    let bundle = place.bundle().set("/domainname", json!("example.org")).sh("cat /proc/sys/kernel/domainname");
+    let bundle = place
+        .bundle()
+        .set("/domainname", json!("example.org"))
+        .sh("cat /proc/sys/kernel/domainname");
     place.run(&bundle).ok().prints("example.org");
 }
 
 fn personality_is_the_configs(place: &Place) {
     place.only_hull();
-    let bundle = place.bundle().set("/linux/personality", json!({"domain": "LINUX32"})).args(&["uname", "-m"]);
+    let bundle = place
+        .bundle()
+        .set("/linux/personality", json!({"domain": "LINUX32"}))
+        .args(&["uname", "-m"]);
     place.run(&bundle).ok().prints("i686");
 }
 
@@ -197,7 +232,8 @@ fn signals_are_at_their_defaults(place: &Place) {
     let output = place
         .running(&bundle)
         .before_exec(|| {
-            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGPIPE, libc::SIGUSR1] {
+            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGPIPE, libc::SIGUSR1]
+            {
                 // SAFETY: sets a disposition, no handler.
                 unsafe { libc::signal(signal, libc::SIG_IGN) };
             }
@@ -219,7 +255,14 @@ fn signals_are_at_their_defaults(place: &Place) {
 
 fn it_leads_a_session(place: &Place) {
     // Fields of stat after the name: state, parent, group, session.
-    place.run(&place.bundle().sh("read a b c d group session rest </proc/1/stat; echo $group $session")).ok().prints("1 1");
+    place
+        .run(
+            &place
+                .bundle()
+                .sh("read a b c d group session rest </proc/1/stat; echo $group $session"),
+        )
+        .ok()
+        .prints("1 1");
 }
 
 fn zombies_left_behind_do_no_harm(place: &Place) {
@@ -235,7 +278,8 @@ fn children_end_with_it(place: &Place) {
 }
 
 fn terminating_signal_can_be_handled(place: &Place) {
-    let bundle = place.bundle().sh("trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done");
+    let bundle =
+        place.bundle().sh("trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done");
     let mut running = place.running(&bundle).spawn();
     running.says("ready");
     place.call(&["kill", &place.id]).ok();
@@ -243,12 +287,16 @@ fn terminating_signal_can_be_handled(place: &Place) {
 }
 
 fn ignored_sigterm_leaves_it_running(place: &Place) {
-    let bundle = place.bundle().sh("trap '' TERM; echo ready; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done");
+    let bundle = place
+        .bundle()
+        .sh("trap '' TERM; echo ready; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done");
     let container = place.start(&bundle);
     container.says("ready");
     container.kill("TERM");
     let seen = container.stdout().lines().count();
-    tests::eventually("it goes on", || (container.stdout().lines().count() > seen + 3).then_some(()));
+    tests::eventually("it goes on", || {
+        (container.stdout().lines().count() > seen + 3).then_some(())
+    });
     assert_eq!(container.status(), "running");
     container.kill("KILL");
     container.becomes("stopped");
@@ -256,8 +304,11 @@ fn ignored_sigterm_leaves_it_running(place: &Place) {
 }
 
 fn foreground_run_passes_signals_on(place: &Place) {
-    for (name, number) in [("TERM", libc::SIGTERM), ("HUP", libc::SIGHUP), ("USR1", libc::SIGUSR1)] {
-        let bundle = place.bundle().sh(&format!("trap 'exit 9' {name}; echo ready; while :; do sleep 0.05; done"));
+    for (name, number) in [("TERM", libc::SIGTERM), ("HUP", libc::SIGHUP), ("USR1", libc::SIGUSR1)]
+    {
+        let bundle = place
+            .bundle()
+            .sh(&format!("trap 'exit 9' {name}; echo ready; while :; do sleep 0.05; done"));
         let mut running = place.running(&bundle).spawn();
         running.says("ready");
         running.signal(number);
@@ -274,7 +325,10 @@ fn runs_that_end_at_once_all_end(place: &Place) {
 }
 
 fn user_of_the_process_can_be_unnamed(place: &Place) {
-    let bundle = place.bundle().set("/process/user", json!({"uid": 4711, "gid": 4712})).sh("id -u; id -g; id -G; pwd");
+    let bundle = place
+        .bundle()
+        .set("/process/user", json!({"uid": 4711, "gid": 4712}))
+        .sh("id -u; id -g; id -G; pwd");
     place.run(&bundle).ok().prints("4711\n4712\n4712\n/");
 }
 
@@ -320,7 +374,18 @@ fn preserved_descriptors_arrive(place: &Place) {
 fn listen_fds_are_passed_on(place: &Place) {
     let bundle = place.bundle().sh("echo $LISTEN_FDS $LISTEN_PID; head -c 5 <&3");
     bundle.save();
-    let output = with_descriptors_of(place.running(&bundle).env("LISTEN_FDS", "1").env("LISTEN_PID", "1"));
+    // The variables are for the process that finds its own number in them
+    // (sd_listen_fds(3)), which a shell can know before it becomes hull.
+    let output = with_descriptors_of(
+        Call::new(&place.dir, "/bin/sh")
+            .args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "sh"])
+            .arg(&place.program)
+            .arg("--root")
+            .arg(place.root())
+            .args(["run", "--bundle"])
+            .arg(&bundle.dir)
+            .arg(&place.id),
+    );
     output.ok().prints("1 1\nroot:");
 }
 
@@ -336,7 +401,10 @@ fn scheduler_is_the_configs(place: &Place) {
 
 fn nice_is_the_configs(place: &Place) {
     place.only_hull();
-    let bundle = place.bundle().set("/process/scheduler", json!({"policy": "SCHED_OTHER", "nice": 7})).sh("nice");
+    let bundle = place
+        .bundle()
+        .set("/process/scheduler", json!({"policy": "SCHED_OTHER", "nice": 7}))
+        .sh("nice");
     place.run(&bundle).ok().prints("7");
 }
 
@@ -353,7 +421,9 @@ fn apparmor_profile_is_refused_without_apparmor(place: &Place) {
     if std::path::Path::new("/sys/module/apparmor/parameters/enabled").exists() {
         place.cannot("AppArmor is here");
     }
-    place.run(&place.bundle().set("/process/apparmorProfile", json!("hull-test"))).complains(&["apparmor"]);
+    place
+        .run(&place.bundle().set("/process/apparmorProfile", json!("hull-test")))
+        .complains(&["apparmor"]);
 }
 
 fn selinux_label_is_refused_without_selinux(place: &Place) {
@@ -366,7 +436,9 @@ fn selinux_label_is_refused_without_selinux(place: &Place) {
 
 fn command_line_of_windows_is_refused(place: &Place) {
     place.only_hull();
-    place.run(&place.bundle().set("/process/commandLine", json!("dir c:"))).complains(&["commandLine"]);
+    place
+        .run(&place.bundle().set("/process/commandLine", json!("dir c:")))
+        .complains(&["commandLine"]);
 }
 
 fn killed_by_itself_without_pid_namespace(place: &Place) {

@@ -14,7 +14,8 @@ subject! {
 }
 
 fn stdout_and_stderr_stay_apart(place: &Place) {
-    let output = place.run(&place.bundle().sh("echo one; echo two >&2; echo three; echo four >&2; exit 6"));
+    let output =
+        place.run(&place.bundle().sh("echo one; echo two >&2; echo three; echo four >&2; exit 6"));
     output.exits(6);
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("one\nthree\n", "two\nfour\n"));
 }
@@ -40,7 +41,8 @@ fn a_hundred_mebibytes_pass_unchanged(place: &Place) {
         .stdout(Stdio::piped())
         .patience(Duration::from_secs(150))
         .spawn();
-    let (mut input, mut output) = (running.take_stdin().expect("a pipe"), running.take_stdout().expect("a pipe"));
+    let (mut input, mut output) =
+        (running.take_stdin().expect("a pipe"), running.take_stdout().expect("a pipe"));
     let sent = block.clone();
     let writer = std::thread::spawn(move || {
         for _ in 0..100 {
@@ -78,7 +80,11 @@ fn empty_input_is_empty(place: &Place) {
 
 fn output_before_the_end_is_whole(place: &Place) {
     let mut running = place
-        .running(&place.bundle().sh("dd if=/dev/zero bs=65536 count=128 2>/dev/null; printf end; exit 4"))
+        .running(
+            &place
+                .bundle()
+                .sh("dd if=/dev/zero bs=65536 count=128 2>/dev/null; printf end; exit 4"),
+        )
         .stdout(Stdio::piped())
         .spawn();
     let mut all = Vec::new();
@@ -88,9 +94,12 @@ fn output_before_the_end_is_whole(place: &Place) {
 }
 
 fn a_silent_reader_of_stdout_does_not_stop_stderr(place: &Place) {
-    let bundle = place.bundle().sh("(dd if=/dev/zero bs=65536 count=32 2>/dev/null) & echo told >&2; wait");
+    let bundle =
+        place.bundle().sh("(dd if=/dev/zero bs=65536 count=32 2>/dev/null) & echo told >&2; wait");
     let mut running = place.running(&bundle).stdout(Stdio::piped()).spawn();
-    tests::eventually("stderr passes a full stdout", || running.stderr().contains("told").then_some(()));
+    tests::eventually("stderr passes a full stdout", || {
+        running.stderr().contains("told").then_some(())
+    });
     let mut all = Vec::new();
     running.take_stdout().expect("a pipe").read_to_end(&mut all).expect("read");
     assert_eq!(all.len(), 32 * 65536);
@@ -99,9 +108,12 @@ fn a_silent_reader_of_stdout_does_not_stop_stderr(place: &Place) {
 
 fn every_byte_passes(place: &Place) {
     let all: Vec<u8> = (0..=255).collect();
-    place.running(&place.bundle().sh("od -An -v -tx1 | tr -d ' \\n'")).input(&all).run().ok().prints(
-        &all.iter().map(|b| format!("{b:02x}")).collect::<String>(),
-    );
+    place
+        .running(&place.bundle().sh("od -An -v -tx1 | tr -d ' \\n'"))
+        .input(&all)
+        .run()
+        .ok()
+        .prints(&all.iter().map(|b| format!("{b:02x}")).collect::<String>());
 }
 
 fn words_arrive_as_they_are_written(place: &Place) {

@@ -37,7 +37,8 @@ fn create<'a>(place: &'a Place, bundle: &Bundle) -> (Container<'a>, Terminal) {
 }
 
 fn terminal_comes_by_the_console_socket(place: &Place) {
-    let (container, mut terminal) = create(place, &with_terminal(place).sh("echo hello; read word; echo got $word"));
+    let (container, mut terminal) =
+        create(place, &with_terminal(place).sh("echo hello; read word; echo got $word"));
     container.start();
     terminal.shows("hello\r\n");
     terminal.types("back\n");
@@ -46,7 +47,8 @@ fn terminal_comes_by_the_console_socket(place: &Place) {
 }
 
 fn all_three_streams_are_the_terminal(place: &Place) {
-    let bundle = with_terminal(place).sh("test -t 0 && test -t 1 && test -t 2 && echo all; echo err >&2; tty");
+    let bundle = with_terminal(place)
+        .sh("test -t 0 && test -t 1 && test -t 2 && echo all; echo err >&2; tty");
     let (container, mut terminal) = create(place, &bundle);
     container.start();
     terminal.shows("all");
@@ -56,14 +58,17 @@ fn all_three_streams_are_the_terminal(place: &Place) {
 }
 
 fn size_is_the_configs(place: &Place) {
-    let bundle = with_terminal(place).set("/process/consoleSize", json!({"height": 33, "width": 99})).sh("stty size");
+    let bundle = with_terminal(place)
+        .set("/process/consoleSize", json!({"height": 33, "width": 99}))
+        .sh("stty size");
     let (container, mut terminal) = create(place, &bundle);
     container.start();
     terminal.shows("33 99");
 }
 
 fn resize_is_seen(place: &Place) {
-    let bundle = with_terminal(place).sh("trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done");
+    let bundle =
+        with_terminal(place).sh("trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done");
     let (container, mut terminal) = create(place, &bundle);
     container.start();
     terminal.shows("ready");
@@ -74,7 +79,8 @@ fn resize_is_seen(place: &Place) {
 }
 
 fn interrupt_key_reaches_the_foreground(place: &Place) {
-    let bundle = with_terminal(place).sh("trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.05; done");
+    let bundle = with_terminal(place)
+        .sh("trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.05; done");
     let (container, mut terminal) = create(place, &bundle);
     container.start();
     terminal.shows("ready");
@@ -84,13 +90,15 @@ fn interrupt_key_reaches_the_foreground(place: &Place) {
 }
 
 fn console_device_is_the_terminal(place: &Place) {
-    let (container, mut terminal) = create(place, &with_terminal(place).sh("echo by console >/dev/console; sleep 0.1"));
+    let (container, mut terminal) =
+        create(place, &with_terminal(place).sh("echo by console >/dev/console; sleep 0.1"));
     container.start();
     terminal.shows("by console");
 }
 
 fn closing_the_terminal_hangs_up(place: &Place) {
-    let bundle = with_terminal(place).sh("trap 'touch /hung; exit 0' HUP; echo ready; while :; do sleep 0.05; done");
+    let bundle = with_terminal(place)
+        .sh("trap 'touch /hung; exit 0' HUP; echo ready; while :; do sleep 0.05; done");
     let (container, mut terminal) = create(place, &bundle);
     container.start();
     terminal.shows("ready");
@@ -102,7 +110,10 @@ fn closing_the_terminal_hangs_up(place: &Place) {
 fn exec_in(place: &Place, container: &Container, script: &str) -> Terminal {
     let socket = ConsoleSocket::new(place.path("exec.sock"));
     let running = container
-        .exec_with(&["--tty", "--detach", "--console-socket", tests::place::str(&socket.path)], &["sh", "-c", script])
+        .exec_with(
+            &["--tty", "--detach", "--console-socket", tests::place::str(&socket.path)],
+            &["sh", "-c", script],
+        )
         .spawn();
     let terminal = socket.receive();
     running.wait().ok();
@@ -111,7 +122,8 @@ fn exec_in(place: &Place, container: &Container, script: &str) -> Terminal {
 
 fn exec_gets_a_terminal_of_its_own(place: &Place) {
     let container = place.start(&place.bundle().args(&["sleep", "1000"]));
-    let mut terminal = exec_in(place, &container, "test -t 0 && echo yes; read word; echo got $word");
+    let mut terminal =
+        exec_in(place, &container, "test -t 0 && echo yes; read word; echo got $word");
     terminal.shows("yes");
     terminal.types("in\n");
     terminal.shows("got in");
@@ -135,7 +147,12 @@ fn run_on(place: &Place, bundle: &Bundle) -> (Terminal, std::process::Child, std
     let (terminal, inner) = terminal::open();
     terminal.resize(30, 90);
     let mut command = std::process::Command::new(&place.program);
-    command.arg("--root").arg(place.root()).args(["run", "--bundle"]).arg(&bundle.dir).arg(&place.id);
+    command
+        .arg("--root")
+        .arg(place.root())
+        .args(["run", "--bundle"])
+        .arg(&bundle.dir)
+        .arg(&place.id);
     let copy = || inner.try_clone().expect("a copy");
     command.stdin(copy()).stdout(copy()).stderr(copy());
     // SAFETY: system calls only.
@@ -183,8 +200,15 @@ fn foreground_terminal_is_put_back(place: &Place) {
 }
 
 fn terminal_without_a_socket_is_refused_when_detached(place: &Place) {
-    place.creating(&with_terminal(place), &place.id).run().complains(&["console socket", "console-socket"]);
-    place.running(&with_terminal(place)).arg("--detach").run().complains(&["console socket", "console-socket"]);
+    place
+        .creating(&with_terminal(place), &place.id)
+        .run()
+        .complains(&["console socket", "console-socket"]);
+    place
+        .running(&with_terminal(place))
+        .arg("--detach")
+        .run()
+        .complains(&["console socket", "console-socket"]);
 }
 
 fn socket_without_a_terminal_is_refused(place: &Place) {
@@ -207,7 +231,8 @@ fn missing_console_socket_is_named(place: &Place) {
 }
 
 fn status_of_a_terminal_process_is_passed_on(place: &Place) {
-    let (mut terminal, mut child, _inner) = run_on(place, &with_terminal(place).sh("echo bye; exit 42"));
+    let (mut terminal, mut child, _inner) =
+        run_on(place, &with_terminal(place).sh("echo bye; exit 42"));
     terminal.shows("bye");
     let status = tests::eventually("run ends", || child.try_wait().expect("wait"));
     assert_eq!(status.code(), Some(42));
@@ -237,9 +262,9 @@ fn a_long_path_to_the_socket_works(place: &Place) {
 }
 
 fn terminal_belongs_to_the_user(place: &Place) {
-    let bundle = with_terminal(place)
-        .set("/process/user", json!({"uid": 1000, "gid": 1000}))
-        .sh("stat -c 'owner %u' $(readlink /proc/self/fd/0); echo mine > $(readlink /proc/self/fd/0)");
+    let bundle = with_terminal(place).set("/process/user", json!({"uid": 1000, "gid": 1000})).sh(
+        "stat -c 'owner %u' $(readlink /proc/self/fd/0); echo mine > $(readlink /proc/self/fd/0)",
+    );
     let (container, mut terminal) = create(place, &bundle);
     container.start();
     terminal.shows("owner 1000");
@@ -250,6 +275,7 @@ fn many_terminals_come_in_turn(place: &Place) {
     let container = place.start(&place.bundle().args(&["sleep", "1000"]));
     for number in 0..10 {
         let _ = std::fs::remove_file(place.path("exec.sock"));
-        exec_in(place, &container, &format!("echo number {number}; read x")).shows(&format!("number {number}"));
+        exec_in(place, &container, &format!("echo number {number}; read x"))
+            .shows(&format!("number {number}"));
     }
 }

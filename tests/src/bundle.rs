@@ -208,6 +208,15 @@ impl Bundle {
         self
     }
 
+    /// Puts this very program, which is static, at `/bin/inside`, to do there
+    /// what busybox does not ([`crate::inside`]).
+    pub fn helper(self, mode: u32) -> Bundle {
+        let path = self.rootfs().join("bin/inside");
+        fs::copy("/proc/self/exe", &path).expect("the helper");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("its mode");
+        self
+    }
+
     /// Makes a directory in the root file system.
     pub fn dir(self, path: &str) -> Bundle {
         fs::create_dir_all(self.rootfs().join(path.trim_start_matches('/'))).expect("a directory");

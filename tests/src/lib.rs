@@ -9,6 +9,7 @@ pub mod call;
 pub mod cgroup;
 pub mod container;
 pub mod driver;
+pub mod inside;
 pub mod leftovers;
 pub mod place;
 pub mod rootfs;

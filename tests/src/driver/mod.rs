@@ -40,6 +40,9 @@ pub struct Setting {
 
 /// Runs the lists as the command line says.
 pub fn main(lists: &[&'static [Behaviour]]) -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("inside") {
+        return crate::inside::main(&std::env::args().skip(2).collect::<Vec<_>>());
+    }
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(error) => {
