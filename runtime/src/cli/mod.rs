@@ -260,7 +260,7 @@ fn kernel(parsed: &Parsed) -> Result<()> {
             return Err(UsageError::Operands { command: "kernel", expected }.into());
         }
     };
-    Ok(run(&command, Path::new(crate::kernel::STORE), &mut io::stdout().lock())?)
+    Ok(run(&command, &crate::kernel::default_store(), &mut io::stdout().lock())?)
 }
 
 /// A command's own usage error, for its operands.
