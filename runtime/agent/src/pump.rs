@@ -47,7 +47,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// A descriptor of whatever kind, possibly shared with others. Pipes, FIFOs and terminals
-    /// are opened anew through `/proc/self/fd` to have a description of our own, where allowed.
+    /// are opened anew to have a description of our own ([`private`]), where allowed.
     pub fn new(fd: OwnedFd) -> Self {
         // SAFETY: an all-zero stat is a valid value, and fstat only writes it.
         let mut stat: libc::stat = unsafe { std::mem::zeroed() };
@@ -60,10 +60,9 @@ impl Endpoint {
             libc::S_IFIFO | libc::S_IFCHR => {
                 // SAFETY: isatty only asks the descriptor.
                 let terminal = unsafe { libc::isatty(fd.as_raw_fd()) } == 1;
-                match reopen(&fd) {
-                    Some(own) => Self { fd: own, kind: Kind::Own, terminal },
-                    None => Self { fd, kind: Kind::Shared, terminal },
-                }
+                let fd = private(fd);
+                let own = flags(&fd).is_some_and(|flags| flags & libc::O_NONBLOCK != 0);
+                Self { fd, kind: if own { Kind::Own } else { Kind::Shared }, terminal }
             }
             _ => Self { fd, kind: Kind::Shared, terminal: false },
         }
@@ -133,34 +132,40 @@ impl AsFd for Endpoint {
     }
 }
 
-fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
-    // SAFETY: fcntl with these commands takes no memory.
-    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
-    // SAFETY: as above.
-    if flags < 0
-        || unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) } < 0
-    {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-/// A description of our own of the same pipe or terminal, with O_NONBLOCK.
-fn reopen(fd: &OwnedFd) -> Option<OwnedFd> {
-    use std::os::unix::fs::OpenOptionsExt;
+fn flags(fd: &OwnedFd) -> Option<i32> {
     // SAFETY: fcntl with F_GETFL takes no memory.
     let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
-    if flags < 0 {
-        return None;
+    (flags >= 0).then_some(flags)
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = flags(fd).ok_or_else(io::Error::last_os_error)? | libc::O_NONBLOCK;
+    // SAFETY: fcntl with F_SETFL takes no memory.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A description of our own of the same pipe or terminal, with O_NONBLOCK, opened through
+/// `/proc/self/fd`; where that is not possible or needed, the descriptor itself.
+pub fn private(fd: OwnedFd) -> OwnedFd {
+    use std::os::unix::fs::OpenOptionsExt;
+    let Some(flags) = flags(&fd).filter(|flags| flags & libc::O_NONBLOCK == 0) else { return fd };
+    // SAFETY: an all-zero stat is a valid value, and fstat only writes it.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open for as long as `fd` lives; `stat` is writable.
+    let known = unsafe { libc::fstat(fd.as_raw_fd(), &mut stat) } == 0;
+    if !known || !matches!(stat.st_mode & libc::S_IFMT, libc::S_IFIFO | libc::S_IFCHR) {
+        return fd;
     }
     let access = flags & libc::O_ACCMODE;
-    std::fs::OpenOptions::new()
+    let own = std::fs::OpenOptions::new()
         .read(access != libc::O_WRONLY)
         .write(access != libc::O_RDONLY)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-        .ok()
-        .map(OwnedFd::from)
+        .open(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    own.map_or(fd, OwnedFd::from)
 }
 
 /// Carries bytes one way.

@@ -147,8 +147,8 @@ pub struct Exec {
     pub spec: Process,
     /// Its standard streams.
     pub stdio: Stdio,
-    /// A cgroup below the container's own to run it in.
-    pub cgroup: Option<String>,
+    /// `--cgroup`: cgroups below the container's own to run it in.
+    pub cgroup: Vec<String>,
     /// Run it although the container is paused.
     pub ignore_paused: bool,
 }
