@@ -132,6 +132,9 @@ pub enum Error {
     /// A hook failed.
     #[error(transparent)]
     Hook(#[from] container::hooks::Error),
+    /// The microVM wall failed.
+    #[error(transparent)]
+    Microvm(#[from] crate::microvm_wall::Error),
     /// A helper program of the host failed.
     #[error("{program}: {message}")]
     Program {

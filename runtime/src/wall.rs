@@ -159,6 +159,8 @@ pub struct MicrovmRecord {
     pub start_time: u64,
     /// Its cgroup.
     pub cgroup: container::cgroups::Record,
+    /// The guest's memory in bytes.
+    pub memory: u64,
 }
 
 impl Record {

@@ -7,12 +7,27 @@
 //!
 //! Must not know the command line's flags.
 
+mod create;
+mod error;
+mod exec;
+mod monitor;
 pub mod plan;
+mod protocol;
 
-use crate::wall::{Container, CreateRequest, Created, Exec, ExecRequest, Update, Wall};
-use crate::{Error, Result};
-use container::cgroups::OomEvents;
 use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use config::{VmSize, WallKind};
+use container::cgroups::{OomEvents, Stats};
+
+pub use error::Error;
+use protocol::{Command, Outcome, ask};
+
+use crate::Result;
+use crate::wall::{
+    Container, CreateRequest, Created, Exec, ExecRequest, MicrovmRecord, Record, Update, Wall,
+};
 
 /// The word by which this program is told to be a monitor: its first argument.
 pub const MONITOR: &str = "monitor";
@@ -23,51 +38,226 @@ pub struct MicrovmWall;
 
 /// The monitor: what `main` calls when the first argument is [`MONITOR`], before anything else.
 pub fn monitor() -> ! {
-    unimplemented!()
+    monitor::run()
 }
 
-fn missing<T>(operation: &'static str) -> Result<T> {
-    Err(Error::NotOnThisWall { operation, wall: "microVM" })
+/// The microVM's part of the record; a record of the other wall was routed wrongly.
+fn own(container: &Container) -> Result<&MicrovmRecord> {
+    match &container.record {
+        Record::Microvm(record) => Ok(record),
+        Record::Container(_) => Err(crate::Error::WrongWall {
+            id: container.id.clone(),
+            wall: WallKind::Container,
+        }),
+    }
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC, which is one for all processes.
+fn monotonic_now() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is writable.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// State and start time of a process, fields 3 and 22 of `/proc/PID/stat` (proc(5)).
+fn stat(pid: i32) -> Option<(char, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let mut fields = text.get(text.rfind(')')? + 2..)?.split(' ');
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+fn start_time(pid: i32) -> Option<u64> {
+    stat(pid).map(|(_, start)| start)
+}
+
+/// Is the monitor there, and no other process of its pid?
+fn alive(record: &MicrovmRecord) -> bool {
+    stat(record.pid)
+        .is_some_and(|(state, start)| start == record.start_time && !matches!(state, 'Z' | 'X'))
+}
+
+fn status(container: &Container) -> Result<oci::Status> {
+    let record = own(container)?;
+    if !alive(record) {
+        return Ok(oci::Status::Stopped);
+    }
+    match ask(&container.state_dir, &Command::State, "state") {
+        Ok(Outcome::Status(status)) => Ok(status),
+        Ok(_) => Err(Error::Answer { to: "state" }.into()),
+        // It may have ended since it was looked at.
+        Err(_) if !alive(record) => Ok(oci::Status::Stopped),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Asks a living container's monitor; for others the error is that of a container that is not
+/// in the right state.
+fn ask_living(
+    container: &Container,
+    command: &Command,
+    operation: &'static str,
+) -> Result<Outcome> {
+    let stopped = Error::Status { operation, status: oci::Status::Stopped };
+    if !alive(own(container)?) {
+        return Err(stopped.into());
+    }
+    match ask(&container.state_dir, command, operation) {
+        Err(_) if !alive(own(container)?) => Err(stopped.into()),
+        result => Ok(result?),
+    }
+}
+
+fn done(outcome: Outcome, to: &'static str) -> Result<()> {
+    match outcome {
+        Outcome::Done => Ok(()),
+        _ => Err(Error::Answer { to }.into()),
+    }
 }
 
 impl Wall for MicrovmWall {
-    fn create(&self, _request: &CreateRequest<'_>) -> Result<Box<dyn Created>> {
-        missing("create")
+    fn create(&self, request: &CreateRequest<'_>) -> Result<Box<dyn Created>> {
+        create::create(request)
     }
-    fn start(&self, _container: &Container) -> Result<()> {
-        missing("start")
+
+    fn start(&self, container: &Container) -> Result<()> {
+        done(ask_living(container, &Command::Start, "start")?, "start")
     }
-    fn status(&self, _container: &Container) -> Result<oci::Status> {
-        missing("status")
+
+    fn status(&self, container: &Container) -> Result<oci::Status> {
+        status(container)
     }
-    fn exec(&self, _container: &Container, _request: &ExecRequest<'_>) -> Result<Exec> {
-        missing("exec")
+
+    fn exec(&self, container: &Container, request: &ExecRequest<'_>) -> Result<Exec> {
+        match status(container)? {
+            oci::Status::Stopped => {
+                let status = oci::Status::Stopped;
+                Err(Error::Status { operation: "exec in", status }.into())
+            }
+            oci::Status::Paused if !request.ignore_paused => {
+                let status = oci::Status::Paused;
+                Err(Error::Status { operation: "exec in", status }.into())
+            }
+            _ => exec::exec(container, request),
+        }
     }
-    fn signal(&self, _container: &Container, _signal: i32, _all: bool) -> Result<()> {
-        missing("signal")
+
+    fn signal(&self, container: &Container, signal: i32, all: bool) -> Result<()> {
+        let outcome = ask_living(container, &Command::Signal { signal, all }, "signal");
+        // A monitor that ends on SIGKILL may do so before it answers.
+        match outcome {
+            Err(_) if signal == libc::SIGKILL && !alive(own(container)?) => Ok(()),
+            outcome => done(outcome?, "signal"),
+        }
     }
-    fn pause(&self, _container: &Container) -> Result<()> {
-        missing("pause")
+
+    fn pause(&self, container: &Container) -> Result<()> {
+        done(ask_living(container, &Command::Pause, "pause")?, "pause")
     }
-    fn resume(&self, _container: &Container) -> Result<()> {
-        missing("resume")
+
+    fn resume(&self, container: &Container) -> Result<()> {
+        done(ask_living(container, &Command::Resume, "resume")?, "resume")
     }
-    fn update(&self, _container: &Container, _update: &Update) -> Result<()> {
-        missing("update")
+
+    fn update(&self, container: &Container, update: &Update) -> Result<()> {
+        if update.l3_cache_schema.is_some() || update.mem_bw_schema.is_some() {
+            let why = "the guest's processes cannot be put into a resctrl group";
+            let flag = "--l3-cache-schema, --mem-bw-schema";
+            return Err(Error::Plan(plan::Error::Flag { flag, why }).into());
+        }
+        let record = own(container)?;
+        let memory = record.memory;
+        let limit = update.resources.memory().as_ref().and_then(|memory| memory.limit());
+        if let Some(limit) = limit
+            && u64::try_from(limit).is_ok_and(|limit| limit > memory)
+        {
+            return Err(Error::BeyondGuest { limit, memory }.into());
+        }
+        let size = VmSize { vcpus: 1, memory };
+        let (host, guest) = plan::part(&update.resources, size).map_err(Error::from)?;
+        let guest = Command::Update(Box::new(guest));
+        done(ask_living(container, &guest, "update")?, "update")?;
+        record.cgroup.apply(&host).map_err(container::Error::from)?;
+        Ok(())
     }
-    fn stats(&self, _container: &Container) -> Result<container::cgroups::Stats> {
-        missing("stats")
+
+    fn stats(&self, container: &Container) -> Result<Stats> {
+        match ask_living(container, &Command::Stats, "read statistics of")? {
+            Outcome::Stats(stats) => {
+                serde_json::from_value(stats).map_err(|_| Error::Answer { to: "stats" }.into())
+            }
+            _ => Err(Error::Answer { to: "stats" }.into()),
+        }
     }
-    fn processes(&self, _container: &Container) -> Result<Vec<i32>> {
-        missing("processes")
+
+    fn processes(&self, container: &Container) -> Result<Vec<i32>> {
+        match ask_living(container, &Command::Processes, "list processes of")? {
+            Outcome::Processes(pids) => Ok(pids),
+            _ => Err(Error::Answer { to: "ps" }.into()),
+        }
     }
-    fn process_table(&self, _container: &Container, _arguments: &[OsString]) -> Result<String> {
-        missing("ps")
+
+    fn process_table(&self, container: &Container, _arguments: &[OsString]) -> Result<String> {
+        let mut table = String::from("PID\n");
+        for pid in self.processes(container)? {
+            table.push_str(&format!("{pid}\n"));
+        }
+        Ok(table)
     }
-    fn oom_events(&self, _container: &Container) -> Result<Option<OomEvents>> {
+
+    fn oom_events(&self, container: &Container) -> Result<Option<OomEvents>> {
+        own(container)?;
         Ok(None)
     }
-    fn delete(&self, _container: &Container, _force: bool) -> Result<()> {
-        missing("delete")
+
+    fn delete(&self, container: &Container, force: bool) -> Result<()> {
+        let record = own(container)?;
+        if alive(record) {
+            let status = status(container)?;
+            if !force && status != oci::Status::Stopped {
+                return Err(Error::Status { operation: "delete", status }.into());
+            }
+            end(record)?;
+        }
+        record.cgroup.remove().map_err(container::Error::from)?;
+        Ok(())
+    }
+}
+
+/// Kills the monitor, and the guest with it, and waits until it is gone.
+fn end(record: &MicrovmRecord) -> Result<()> {
+    let Some(process) = open_process(record.pid).map_err(Error::system("pidfd_open"))? else {
+        return Ok(());
+    };
+    // Between the look at its start time and the descriptor another may have taken the pid.
+    if !alive(record) {
+        return Ok(());
+    }
+    use std::os::fd::AsRawFd;
+    let raw = process.as_raw_fd();
+    // SAFETY: no siginfo is given.
+    unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, raw, libc::SIGKILL, std::ptr::null::<u8>(), 0);
+    }
+    let mut entry = libc::pollfd { fd: raw, events: libc::POLLIN, revents: 0 };
+    // SAFETY: `entry` is one pollfd.
+    unsafe { libc::poll(&mut entry, 1, 10_000) };
+    Ok(())
+}
+
+/// A descriptor of a process; `None` if there is none of the pid.
+fn open_process(pid: i32) -> std::io::Result<Option<OwnedFd>> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: pidfd_open takes no memory.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd >= 0 {
+        // SAFETY: the kernel just gave us this descriptor.
+        return Ok(Some(OwnedFd::from(unsafe { File::from_raw_fd(fd as i32) })));
+    }
+    match std::io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        error => Err(error),
     }
 }

@@ -1,0 +1,73 @@
+//! The monitor: the process that is the microVM.
+//!
+//! In the order of its life: it reads from its creator what to make, takes its place (mount and
+//! network namespace, cgroup; [`place`]), has the kernel loaded in a thread while it prepares the
+//! tree of files and the control socket, starts the machine ([`machine`]), and serves
+//! creator, commands, guest and streams in one loop ([`serve`]) until the workload's status is
+//! known, with which it exits.
+//!
+//! Until the creator lets go, its end is the monitor's: whatever was made is unmade. From then
+//! on, or from the workload's start if that comes first, the monitor is confined.
+
+mod boot;
+mod clients;
+mod guest;
+mod machine;
+mod place;
+mod serve;
+mod signals;
+mod streams;
+
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+pub use signals::{Came, Signals};
+pub use streams::{kind, window_size};
+
+use hull_agent::link::{FrameError, MAX_FRAME, frame};
+
+use super::protocol::{CREATOR_FD, Launch, News};
+
+/// The whole life of a monitor.
+pub fn run() -> ! {
+    // SAFETY: the creator has left its socket under this number for us alone.
+    let creator = UnixStream::from(unsafe { OwnedFd::from_raw_fd(CREATOR_FD) });
+    let launch: Launch = match frame::read(&creator, MAX_FRAME) {
+        Ok(Some(launch)) => launch,
+        Ok(None) => exit(1),
+        Err(error) => give_up(&creator, &format!("the monitor was not told what to make: {error}")),
+    };
+    let mut place = match place::Place::take(&launch) {
+        Ok(place) => place,
+        Err(error) => give_up(&creator, &error.to_string()),
+    };
+    match machine::bring_up(launch, &mut place, &creator) {
+        Ok(machine) => {
+            let code = serve::Server::new(machine, place, creator).run();
+            exit(code)
+        }
+        Err(failure) => {
+            tell(&creator, &News::Failed(failure.to_string())).ok();
+            place.undo();
+            exit(1)
+        }
+    }
+}
+
+/// Tells the creator something.
+fn tell(creator: &UnixStream, news: &News) -> Result<(), FrameError> {
+    frame::write(creator, news)
+}
+
+/// Nothing was made yet: the creator is told why.
+fn give_up(creator: &UnixStream, text: &str) -> ! {
+    tell(creator, &News::Failed(text.to_owned())).ok();
+    exit(1)
+}
+
+/// Ends at once. Threads, guest memory and descriptors go with the process; taking them down
+/// one by one would only cost the caller time.
+fn exit(code: i32) -> ! {
+    // SAFETY: _exit does not return.
+    unsafe { libc::_exit(code) }
+}

@@ -1,0 +1,221 @@
+//! Where a monitor lives: its session, namespaces, cgroup and state directory, and how all of
+//! it is undone when the container does not come to be.
+//!
+//! All of this happens before the first thread is made: namespaces are a thread's, and what the
+//! kernel loader allocates is to be accounted in the cgroup.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use config::VmSize;
+use container::cgroups;
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use thiserror::Error;
+
+use crate::microvm_wall::plan::{self, Network, Plan, plan};
+use crate::microvm_wall::protocol::{Launch, SOCKET};
+use crate::storage;
+
+/// Why a monitor cannot take its place.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The bundle cannot run in a microVM.
+    #[error(transparent)]
+    Plan(#[from] plan::Error),
+    /// A system call failed.
+    #[error("{operation}: {source}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The network namespace cannot be joined.
+    #[error("linux.namespaces: {}: {source}", path.display())]
+    JoinNetwork {
+        /// The namespace.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The network namespace has links, which the guest would not get.
+    #[error(
+        "linux.namespaces: the network namespace {} has the link {link}; a microVM has only its own \
+         loopback so far (use --network none)", path.display()
+    )]
+    Links {
+        /// The namespace.
+        path: PathBuf,
+        /// The first link found.
+        link: String,
+    },
+    /// The cgroup cannot be made or entered.
+    #[error(transparent)]
+    Cgroup(#[from] cgroups::Error),
+    /// The tree cannot be prepared.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+}
+
+fn system<E: Into<io::Error>>(operation: &'static str) -> impl FnOnce(E) -> Error {
+    move |source| Error::System { operation, source: source.into() }
+}
+
+/// What the monitor has made for itself.
+pub struct Place {
+    /// What is to be done.
+    pub plan: Plan,
+    /// The cgroup it lives in.
+    pub cgroup: cgroups::Record,
+    remover: cgroups::Remover,
+    /// The state directory below whatever is mounted on it, and the directory that holds it.
+    state: OwnedFd,
+    root: Option<(OwnedFd, PathBuf)>,
+    state_path: PathBuf,
+    tree: Option<storage::Tree>,
+}
+
+impl Place {
+    /// Moves in.
+    pub fn take(launch: &Launch) -> Result<Self, Error> {
+        let size = VmSize { vcpus: launch.vcpus, memory: launch.memory };
+        let plan = plan(&launch.config, &launch.id, &launch.bundle, size)?;
+        // A group and session of its own: a terminal's signals reach it through its creator.
+        // SAFETY: setsid takes no memory; it fails only for a leader, which is as good.
+        unsafe { libc::setsid() };
+        umask(Mode::from_bits_truncate(0o022));
+        let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let state = open(&launch.state_dir, directory, Mode::empty())
+            .map_err(system("open the state directory"))?;
+        let root = launch.state_dir.parent().and_then(|parent| {
+            let name = launch.state_dir.file_name()?;
+            Some((open(parent, directory, Mode::empty()).ok()?, PathBuf::from(name)))
+        });
+        let mut flags = CloneFlags::CLONE_NEWNS;
+        match &plan.network {
+            Network::Fresh => flags |= CloneFlags::CLONE_NEWNET,
+            Network::Join(path) => join_network(path)?,
+        }
+        unshare(flags).map_err(system("unshare the monitor's namespaces"))?;
+        // What is mounted here stays here; what the host mounts later may come in.
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)
+            .map_err(system("make the monitor's mounts its own"))?;
+        let (cgroup, remover) = enter_cgroup(launch, &plan)?;
+        Ok(Self {
+            plan,
+            cgroup,
+            remover,
+            state,
+            root,
+            state_path: launch.state_dir.clone(),
+            tree: None,
+        })
+    }
+
+    /// Prepares the tree of files that the guest will see; gives its root.
+    pub fn prepare_tree(&mut self) -> Result<OwnedFd, Error> {
+        let tree = storage::prepare(&self.plan.storage, &self.state_path)?;
+        let root = tree.root.try_clone().map_err(system("duplicate the tree's descriptor"))?;
+        self.tree = Some(tree);
+        Ok(root)
+    }
+
+    /// Opens the control socket, for its owner alone.
+    pub fn listen(&self) -> Result<UnixListener, Error> {
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let path = format!("/proc/self/fd/{}/{SOCKET}", self.state.as_raw_fd());
+        let listener = UnixListener::bind(path);
+        umask(before);
+        let listener = listener.map_err(system("open the control socket"))?;
+        listener.set_nonblocking(true).map_err(system("open the control socket"))?;
+        Ok(listener)
+    }
+
+    /// Leaves the host's files for the prepared tree alone.
+    pub fn close_in(&self) -> Result<(), Error> {
+        let Some(tree) = &self.tree else { return Ok(()) };
+        tree.seal().map_err(system("make the root read-only"))?;
+        nix::unistd::fchdir(&tree.root).map_err(system("enter the prepared tree"))?;
+        nix::unistd::pivot_root(".", ".").map_err(system("pivot into the prepared tree"))?;
+        // The old root lies over the new one now; what is open below it stays usable.
+        nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH)
+            .map_err(system("leave the host's root"))
+    }
+
+    /// Removes what would be left when nobody else does: the cgroup, the control socket. The
+    /// mounts and namespaces go with the process.
+    pub fn undo(&self) {
+        self.remover.remove();
+        // Failures have nobody left to be told, and the creator, if it lives, removes it all.
+        let _ = unlinkat(&self.state, SOCKET, UnlinkatFlags::NoRemoveDir);
+    }
+
+    /// The creator is dead: the state directory is removed too.
+    pub fn undo_for_creator(&self) {
+        self.undo();
+        let Ok(names) = nix::dir::Dir::openat(
+            &self.state,
+            ".",
+            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        ) else {
+            return;
+        };
+        let names: Vec<_> = names.into_iter().flatten().map(|e| e.file_name().to_owned()).collect();
+        for name in names {
+            let _ = unlinkat(&self.state, name.as_c_str(), UnlinkatFlags::NoRemoveDir);
+        }
+        if let Some((root, name)) = &self.root {
+            let _ = unlinkat(root, name.as_os_str() as &OsStr, UnlinkatFlags::RemoveDir);
+        }
+    }
+}
+
+fn join_network(path: &std::path::Path) -> Result<(), Error> {
+    let failed = |source: io::Error| Error::JoinNetwork { path: path.to_owned(), source };
+    let namespace = File::open(path).map_err(failed)?;
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| failed(e.into()))?;
+    let links = nix::ifaddrs::getifaddrs().map_err(|e| failed(e.into()))?;
+    for link in links {
+        // Links that are down are made by the kernel itself in every namespace (tunl0, sit0, ...).
+        let up = link.flags.contains(nix::net::if_::InterfaceFlags::IFF_UP);
+        let loopback = link.flags.contains(nix::net::if_::InterfaceFlags::IFF_LOOPBACK);
+        if up && !loopback {
+            return Err(Error::Links { path: path.to_owned(), link: link.interface_name });
+        }
+    }
+    Ok(())
+}
+
+/// Makes the cgroup and moves in.
+fn enter_cgroup(
+    launch: &Launch,
+    plan: &Plan,
+) -> Result<(cgroups::Record, cgroups::Remover), Error> {
+    let spec = &launch.config.spec;
+    let request = cgroups::Request {
+        path: spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref()),
+        id: &launch.id,
+        systemd: launch.systemd_cgroup,
+        rootless: false,
+        resources: Some(&plan.resources),
+        annotations: spec.annotations().as_ref(),
+        owner: None,
+    };
+    let mut cgroup = cgroups::plan(&request)?.create()?;
+    let remover = cgroup.remover()?;
+    let entry = cgroup.entry()?;
+    for procs in entry.procs.into_iter().chain(entry.v2_procs) {
+        File::from(procs).write_all(b"0").map_err(system("move into the container's cgroup"))?;
+    }
+    cgroup.joined();
+    Ok((cgroup.keep(), remover))
+}
