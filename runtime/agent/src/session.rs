@@ -81,8 +81,7 @@ impl Session {
             let timeout = patience.map_or(-1, |time| time.as_millis().min(1000) as i32 + 1);
             let timeout = if patience.is_some_and(|time| time.is_zero()) { 0 } else { timeout };
             // SAFETY: `set` is an array of the length given.
-            let ready =
-                unsafe { libc::poll(set.as_mut_ptr(), set.len() as libc::nfds_t, timeout) };
+            let ready = unsafe { libc::poll(set.as_mut_ptr(), set.len() as libc::nfds_t, timeout) };
             if ready < 0 {
                 let source = io::Error::last_os_error();
                 if source.kind() == io::ErrorKind::Interrupted {

@@ -17,8 +17,8 @@ use thiserror::Error;
 /// The new root, on the initramfs.
 const ROOT: &str = "/root";
 
-/// The list of modules to load, in order, one path below the initramfs's root a line.
-const MODULES: &str = "/modules";
+/// The list of modules to load, in order, one path a line (MODULE_ORDER of the kernel store).
+const MODULES: &str = "/lib/modules/order";
 
 /// A step of the set-up that failed.
 #[derive(Debug, Error)]
@@ -52,13 +52,25 @@ pub fn guest() -> Result<(), Error> {
     }
     mount_on(&format!("{ROOT}/proc"), "proc", "proc", private, None)?;
     mount_on(&format!("{ROOT}/sys"), "sysfs", "sysfs", private, None)?;
-    mount_on(&format!("{ROOT}/dev"), "devtmpfs", "devtmpfs", MsFlags::MS_NOSUID, Some("mode=0755"))?;
+    mount_on(
+        &format!("{ROOT}/dev"),
+        "devtmpfs",
+        "devtmpfs",
+        MsFlags::MS_NOSUID,
+        Some("mode=0755"),
+    )?;
     mount_on(&format!("{ROOT}{TREE}"), FS_TAG, "virtiofs", MsFlags::empty(), None)?;
     mount_on(&format!("{ROOT}/sys/fs/cgroup"), "cgroup2", "cgroup2", private, None)?;
     enter(ROOT)?;
     directory("/dev/pts")?;
     directory("/dev/shm")?;
-    mount_on("/dev/pts", "devpts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, Some("mode=0620,ptmxmode=0666"))?;
+    mount_on(
+        "/dev/pts",
+        "devpts",
+        "devpts",
+        MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
+        Some("mode=0620,ptmxmode=0666"),
+    )?;
     directory(RUN)?;
     loopback_up();
     Ok(())

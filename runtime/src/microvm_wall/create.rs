@@ -4,13 +4,13 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command as Program, Stdio};
 
 use config::WallKind;
 use container::hooks::{self, Kind};
 use container::pty;
 use hull_agent::link::{MAX_REPORT, frame};
+use microvm::InitrdPart;
 
 use super::protocol::{CREATOR_FD, Initrd, Launch, News, Order};
 use super::{Error, MONITOR, monotonic_now, plan};
@@ -36,7 +36,7 @@ pub fn create(request: &CreateRequest<'_>) -> crate::Result<Box<dyn Created>> {
         path: request.decision.kernel.path.clone(),
         initrd: request.decision.kernel.initrd.clone(),
     };
-    let prepared = kernel::resolve(&choice, Path::new(kernel::STORE), &kernel::find_agent()?)?;
+    let prepared = kernel::resolve(&choice, &kernel::default_store(), &kernel::find_agent()?)?;
     let mut cmdline = vec![prepared.cmdline_extra.clone()];
     cmdline.extend(request.decision.kernel.parameters.iter().cloned());
     cmdline.retain(|part| !part.is_empty());
@@ -52,8 +52,8 @@ pub fn create(request: &CreateRequest<'_>) -> crate::Result<Box<dyn Created>> {
             .initrd_parts
             .into_iter()
             .map(|part| match part {
-                kernel::InitrdPart::File(path) => Initrd::File(path),
-                kernel::InitrdPart::Bytes(bytes) => Initrd::Bytes(bytes),
+                InitrdPart::File(_, path) => Initrd::File(path),
+                InitrdPart::Bytes(bytes) => Initrd::Bytes(bytes),
             })
             .collect(),
         cmdline: cmdline.join(" "),
@@ -130,12 +130,7 @@ fn leave_only(socket: RawFd) -> io::Result<()> {
         }
         // Marked, not closed: the standard library's own pipe reports a failing exec.
         let first = CREATOR_FD as libc::c_uint + 1;
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        );
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
     Ok(())
 }
@@ -189,7 +184,14 @@ impl Made {
             status: oci::Status::Creating,
             pid: Some(self.pid),
             bundle: request.bundle.to_owned(),
-            annotations: request.config.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+            annotations: request
+                .config
+                .spec
+                .annotations()
+                .clone()
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
         };
         #[allow(deprecated)] // prestart is deprecated, and engines use it.
         let prestart = given.prestart();

@@ -66,14 +66,11 @@ pub fn exec(container: &Container, request: &ExecRequest<'_>) -> crate::Result<E
 }
 
 /// The descriptors to hand over, what they are, and the terminal's master.
-fn streams(
-    request: &ExecRequest<'_>,
-) -> crate::Result<(Stdio, Vec<OwnedFd>, Option<OwnedFd>)> {
+fn streams(request: &ExecRequest<'_>) -> crate::Result<(Stdio, Vec<OwnedFd>, Option<OwnedFd>)> {
     if request.process.terminal().unwrap_or(false) {
         let (master, slave) = open_terminal()?;
         if let Some(size) = request.process.console_size() {
-            let size =
-                pty::Size { rows: size.height() as u16, columns: size.width() as u16 };
+            let size = pty::Size { rows: size.height() as u16, columns: size.width() as u16 };
             pty::resize(&master, size)?;
         }
         let stdio = Stdio::Terminal(window_size(&slave));

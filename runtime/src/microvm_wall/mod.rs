@@ -45,10 +45,9 @@ pub fn monitor() -> ! {
 fn own(container: &Container) -> Result<&MicrovmRecord> {
     match &container.record {
         Record::Microvm(record) => Ok(record),
-        Record::Container(_) => Err(crate::Error::WrongWall {
-            id: container.id.clone(),
-            wall: WallKind::Container,
-        }),
+        Record::Container(_) => {
+            Err(crate::Error::WrongWall { id: container.id.clone(), wall: WallKind::Container })
+        }
     }
 }
 

@@ -202,9 +202,8 @@ pub fn write_with(
     let rights = [nix::sys::socket::ControlMessage::ScmRights(&raw)];
     let rights = if raw.is_empty() { &rights[..0] } else { &rights[..] };
     let flags = nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
-    let sent =
-        nix::sys::socket::sendmsg::<()>(stream.as_raw_fd(), &slices, rights, flags, None)
-            .map_err(io::Error::from)?;
+    let sent = nix::sys::socket::sendmsg::<()>(stream.as_raw_fd(), &slices, rights, flags, None)
+        .map_err(io::Error::from)?;
     let mut rest = stream;
     rest.write_all(&bytes[sent..])?;
     Ok(())
@@ -217,8 +216,7 @@ pub fn receive(
     descriptors: &mut Vec<OwnedFd>,
 ) -> io::Result<usize> {
     let mut room = Ancillary([0; ROOM]);
-    let mut slice =
-        libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: an all-zero msghdr is a valid value.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_iov = &mut slice;

@@ -29,12 +29,7 @@ pub struct Channel {
 impl Channel {
     /// On this stream, with messages of up to `limit` bytes.
     pub fn new(stream: UnixStream, limit: usize) -> Self {
-        Self {
-            stream,
-            decoder: Decoder::new(limit),
-            queued: Vec::new(),
-            descriptors: Vec::new(),
-        }
+        Self { stream, decoder: Decoder::new(limit), queued: Vec::new(), descriptors: Vec::new() }
     }
 
     /// Sends a message, now or when there is room.

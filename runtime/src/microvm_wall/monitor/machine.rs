@@ -85,8 +85,7 @@ pub fn bring_up(
     let mut phases = Phases::new(launch.began);
     phases.mark("placed");
     // Threads made from here on take no signals but those they ask for.
-    let signals =
-        Signals::watch().map_err(|e| Failure::host(format!("watch for signals: {e}")))?;
+    let signals = Signals::watch().map_err(|e| Failure::host(format!("watch for signals: {e}")))?;
     let config = Config {
         vcpus: launch.vcpus,
         memory: launch.memory,
@@ -104,11 +103,8 @@ pub fn bring_up(
     let root = place.prepare_tree().map_err(Failure::host)?;
     phases.mark("tree prepared");
     let commands = place.listen().map_err(Failure::host)?;
-    let devices = Devices {
-        fs: vec![fs::Config { tag: FS_TAG.to_owned(), root }],
-        vsock: true,
-        rng: true,
-    };
+    let devices =
+        Devices { fs: vec![fs::Config { tag: FS_TAG.to_owned(), root }], vsock: true, rng: true };
     let loaded = |error| Failure::boot(Phase::KernelLoading, error);
     let vm = Vm::build(&config, loading, devices).map_err(loaded)?;
     phases.mark("machine built");
@@ -196,7 +192,8 @@ fn rlimits() -> Vec<(u64, u64)> {
     const LIMITS: libc::__rlimit_resource_t = 16;
     let mut all = Vec::new();
     for number in 0..LIMITS {
-        let mut limit = libc::rlimit64 { rlim_cur: libc::RLIM64_INFINITY, rlim_max: libc::RLIM64_INFINITY };
+        let mut limit =
+            libc::rlimit64 { rlim_cur: libc::RLIM64_INFINITY, rlim_max: libc::RLIM64_INFINITY };
         // SAFETY: `limit` is writable; no new limit is set.
         unsafe { libc::prlimit64(0, number, std::ptr::null(), &mut limit) };
         all.push((limit.rlim_cur, limit.rlim_max));

@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -212,10 +212,9 @@ fn enter_cgroup(
     };
     let mut cgroup = cgroups::plan(&request)?.create()?;
     let remover = cgroup.remover()?;
-    let entry = cgroup.entry()?;
-    for procs in entry.procs.into_iter().chain(entry.v2_procs) {
-        File::from(procs).write_all(b"0").map_err(system("move into the container's cgroup"))?;
-    }
+    let mut entry = cgroup.entry()?;
+    entry.without_into()?;
+    entry.join().map_err(system("move into the container's cgroup"))?;
     cgroup.joined();
     Ok((cgroup.keep(), remover))
 }

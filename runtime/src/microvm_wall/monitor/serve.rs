@@ -122,9 +122,8 @@ impl Server {
         loop {
             let places = self.interest(&mut set);
             // SAFETY: `set` is an array of the length given.
-            let ready = unsafe {
-                libc::poll(set.as_mut_ptr(), set.len() as libc::nfds_t, self.timeout())
-            };
+            let ready =
+                unsafe { libc::poll(set.as_mut_ptr(), set.len() as libc::nfds_t, self.timeout()) };
             if ready < 0 {
                 // Every signal is blocked: what is left is a lack of memory, which may pass.
                 continue;
@@ -542,7 +541,9 @@ impl Server {
                 let ends =
                     [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT].contains(&signal);
                 if ends {
-                    self.fail_with(Failure::host(format!("ended by signal {signal} while it booted")));
+                    self.fail_with(Failure::host(format!(
+                        "ended by signal {signal} while it booted"
+                    )));
                 }
             }
             Came::Forward(signal) => self.signal(None, signal, false),
@@ -620,8 +621,7 @@ impl Server {
             self.fail(Phase::Agent, &why);
         } else if self.stage < Stage::Created && now >= self.machine.deadline {
             let seconds = self.machine.timeout.as_secs_f32();
-            let phase =
-                if self.agent.is_some() { Phase::ContainerSetup } else { Phase::Agent };
+            let phase = if self.agent.is_some() { Phase::ContainerSetup } else { Phase::Agent };
             self.fail(phase, &format!("not done within {seconds} s"));
         } else if self.kill_deadline.is_some_and(|due| now >= due) {
             self.over = Some(ExitStatus::Signal(libc::SIGKILL as u8).code());
