@@ -110,7 +110,10 @@ pub fn bring_up(
     phases.mark("machine built");
     let jail = microvm::jail::Jail::default();
     let handle = vm.start(&jail).map_err(loaded)?;
-    let guest = handle.connector().listen(PORT);
+    let Some(connector) = handle.connector() else {
+        return Err(Failure::host("the machine has no vsock device"));
+    };
+    let guest = connector.listen(PORT).map_err(Failure::host)?;
     phases.mark("machine started");
     let (stdio, streams, terminal) = own_streams(place.plan.terminal)?;
     let timeout = Duration::from_millis(launch.boot_timeout);
