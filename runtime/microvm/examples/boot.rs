@@ -12,14 +12,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (Some(kernel), Some(initrd)) = (args.next(), args.next()) else {
         return Err("usage: boot KERNEL INITRD [--acpi|--cmdline] [--debug] [--cpus N] [--mem MIB] [-- PARAMETER...]".into());
     };
-    let mut config = Config {
-        memory: 256 << 20,
-        ..Config::default()
-    };
+    let mut config = Config { memory: 256 << 20, ..Config::default() };
     let number = |args: &mut dyn Iterator<Item = String>| -> Result<u64, String> {
-        args.next()
-            .and_then(|n| n.parse().ok())
-            .ok_or_else(|| "a number is missing".to_owned())
+        args.next().and_then(|n| n.parse().ok()).ok_or_else(|| "a number is missing".to_owned())
     };
     let mut devices = true;
     while let Some(arg) = args.next() {
@@ -36,11 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let initrd = File::open(&initrd).map(|file| InitrdPart::File(file, initrd.into()))?;
     let loading = Loading::start(File::open(kernel)?, vec![initrd], &config);
-    let devices = Devices {
-        fs: vec![],
-        vsock: devices,
-        rng: devices,
-    };
+    let devices = Devices { fs: vec![], vsock: devices, rng: devices };
     let vm = Vm::build(&config, loading, devices)?;
     let handle = vm.start(&Jail::none())?;
     handle.console().echo();

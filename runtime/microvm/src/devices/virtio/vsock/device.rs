@@ -14,7 +14,7 @@ const NAME: &str = "virtio-vsock";
 const TYPE: u32 = 19;
 /// Receive, transmit, event. The driver keeps the receive queue filled with
 /// 4 KiB buffers: its size is guest memory.
-const QUEUE_SIZES: [u16; 3] = [128, 128, 4];
+const QUEUE_SIZES: [u16; 3] = [64, 64, 4];
 /// VIRTIO_F_RING_EVENT_IDX.
 const EVENT_IDX: u64 = 1 << 29;
 
