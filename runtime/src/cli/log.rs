@@ -29,7 +29,7 @@ impl Log {
     /// Says what ended the command.
     pub fn error(&self, message: &str) {
         self.write_file("error", message);
-        eprintln!("hull: error: {message}");
+        say("error", message);
     }
 
     /// Hands what the libraries say to this log.
@@ -57,6 +57,13 @@ impl Log {
             format!("time=\"{time}\" level={level} msg={quoted}\n")
         }
     }
+}
+
+/// One line on stderr, in one write: it is shared with the container.
+fn say(level: &str, message: &str) {
+    let line = format!("hull: {level}: {message}\n");
+    // There is nobody left to tell of a failure.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// What the libraries say by `tracing`.
@@ -92,7 +99,7 @@ impl Subscriber for Sink {
         };
         self.0.write_file(level, &message);
         if self.0.file.is_none() || level != "debug" {
-            eprintln!("hull: {level}: {message}");
+            say(level, &message);
         }
     }
 

@@ -31,6 +31,9 @@ pub fn set_subreaper() -> Result<()> {
 
 /// Waits for a child; its exit status, or 128 and the number of the signal that ended it.
 pub fn wait(pid: i32, console: Option<OwnedFd>) -> Result<i32> {
+    // A reader of stdout that went away ends the relay's output, not us.
+    // SAFETY: ignoring runs no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     let _blocked = Blocked::new();
     if let Some(status) = reap(pid)? {
         // It is gone already; what it wrote to its terminal is not.
