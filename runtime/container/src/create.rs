@@ -1,7 +1,24 @@
 //! Making a container: plans, clone, hooks, and a guard that undoes everything.
 
-use crate::{Record, Result, Rootless};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use crate::cgroups::{self, Cgroup, Entry};
+use crate::error::{Done, Failure};
+use crate::hooks::{self, Kind as HookKind};
+use crate::init::{self, Init};
+use crate::mounts::apply::{Sources, open_source};
+use crate::mounts::idmap::IdMaps;
+use crate::mounts::plan::{self as mount_plan, Kind as StepKind, Step};
+use crate::namespaces::Namespaces;
+use crate::process::{self, Surroundings};
+use crate::rootfs::{self, Propagation, Switch};
+use crate::seccomp;
+use crate::sync::{Channel, Message, Tag};
+use crate::sys::{self, CloneOptions, Cloned};
+use crate::userns::Mappings;
+use crate::{Error, Record, Result, Rootless};
+use crate::{devices, lifecycle, netdev, pty, rdt, sysctl};
+use nix::sys::socket::SockType;
+use oci::spec::{Hook, LinuxNamespaceType as Kind, Spec};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// What [`create`] is asked to make.
@@ -13,7 +30,7 @@ pub struct CreateRequest<'a> {
     pub config: &'a oci::Config,
     /// Absolute path of the bundle.
     pub bundle: &'a Path,
-    /// The container's state directory: exists, mode 0700; `exec.fifo` is made in it.
+    /// The container's state directory: exists, mode 0700; the socket to start by is made in it.
     pub state_dir: &'a Path,
     /// Where compiled system call filters are kept; none, none are kept.
     pub cache_dir: Option<&'a Path>,
@@ -31,22 +48,494 @@ pub struct CreateRequest<'a> {
     pub systemd_cgroup: bool,
     /// Whether privileges are missing.
     pub rootless: Rootless,
-    /// The caller starts the container itself ([`Created::start`]) and waits for it: no fifo is
-    /// made, and with a terminal but no console socket the master is handed to the caller.
+    /// The caller starts the container itself ([`Created::start`]): no socket for others to start
+    /// it is made.
     pub foreground: bool,
 }
 
 /// A container that was made and waits to be started. Dropped without [`Created::keep`],
-/// everything is undone: process, cgroup, fifo, mounts.
+/// everything is undone: process, cgroup, socket, mounts.
 #[derive(Debug)]
 pub struct Created {
     record: Record,
+    channel: Channel,
+    console: Option<OwnedFd>,
+    child: Child,
+    cgroup: Option<Cgroup>,
+    rdt: Option<rdt::Group>,
+    socket: Option<lifecycle::StartSocket>,
+    started: bool,
+}
+
+/// A child that is killed and reaped when it is dropped.
+#[derive(Debug)]
+struct Child {
+    pid: i32,
+    pidfd: OwnedFd,
+    kept: bool,
+}
+
+impl Child {
+    /// Ends it; what it had to say may still be read from the channel.
+    fn reap(&mut self) -> String {
+        if self.kept {
+            return String::new();
+        }
+        self.kept = true;
+        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        match sys::wait(self.pid) {
+            Ok(status) if libc::WIFSIGNALED(status) => {
+                format!("signal {}", libc::WTERMSIG(status))
+            }
+            Ok(status) => format!("exit status {}", libc::WEXITSTATUS(status)),
+            Err(error) => error.desc().to_owned(),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.reap();
+    }
 }
 
 /// Makes a container: its first process waits for [`Created::start`] or [`crate::start`].
 /// Hooks run: prestart, createRuntime, createContainer.
-pub fn create(_request: &CreateRequest<'_>) -> Result<Created> {
-    unimplemented!()
+pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
+    let spec = &request.config.spec;
+    let linux = spec.linux().as_ref();
+    let rootless = request.rootless.decide();
+    let namespaces = Namespaces::plan(linux)?;
+    check_namespaces(spec, &namespaces)?;
+    let mappings = Mappings {
+        users: linux.and_then(|linux| linux.uid_mappings().clone()).unwrap_or_default(),
+        groups: linux.and_then(|linux| linux.gid_mappings().clone()).unwrap_or_default(),
+    };
+    let user_namespace = namespaces.has(Kind::User);
+    let Some(process) = spec.process() else {
+        return Err(Error::value("process", "is required"));
+    };
+    let filter = linux
+        .and_then(|linux| linux.seccomp().as_ref())
+        .map(|seccomp| seccomp::compile(seccomp, request.cache_dir))
+        .transpose()?;
+    let (kept_fds, environment) = kept_descriptors(request.preserve_fds)?;
+    let process = process::Plan::new(
+        process,
+        Surroundings {
+            linux,
+            filter,
+            user_namespace,
+            rootless,
+            preserve_fds: kept_fds,
+            environment,
+            exec: false,
+        },
+    )?;
+    for warning in &process.warnings {
+        tracing::warn!("{warning}");
+    }
+    let rootfs = spec.root().as_ref().map(|root| request.bundle.join(root.path()));
+    let Some(rootfs) = rootfs else { return Err(Error::value("root", "is required")) };
+    let propagation =
+        Propagation::parse(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?;
+    let steps = mount_plan::plan(spec, request.bundle)?;
+    let mount_label =
+        linux.and_then(|linux| linux.mount_label().clone()).filter(|label| !label.is_empty());
+    if mount_label.is_some() && !process::lsm::has_selinux() {
+        return Err(Error::value(
+            "linux.mountLabel",
+            "selinux label is specified in config, but selinux is disabled or not supported",
+        ));
+    }
+    let console = console_socket(request, process.terminal.is_some())?;
+    let sysctl = sysctl::plan(linux, &namespaces)?;
+    let devices = devices::plan(spec)?;
+    let idmaps = IdMaps::make(&steps, Some(&mappings))?;
+    let early = user_namespace || propagation.is_shared();
+    let (tree, trees) = if namespaces.has(Kind::Mount) && early && !namespaces.joins(Kind::Mount) {
+        open_early(&rootfs, &steps, &idmaps, propagation, rootless)?
+    } else {
+        (None, Vec::new())
+    };
+    let owner = (user_namespace && namespaces.makes(Kind::Cgroup))
+        .then(|| Mappings::outside(&mappings.users, 0).zip(Mappings::outside(&mappings.groups, 0)))
+        .flatten();
+    let cgroup = cgroups::plan(&cgroups::Request {
+        path: linux.and_then(|linux| linux.cgroups_path().as_deref()),
+        id: request.id,
+        systemd: request.systemd_cgroup,
+        rootless,
+        resources: linux.and_then(|linux| linux.resources().as_ref()),
+        annotations: spec.annotations().as_ref(),
+        owner,
+    })?
+    .create()?;
+    let rdt = linux
+        .and_then(|linux| linux.intel_rdt().as_ref())
+        .map(|rdt| rdt::Group::create(rdt, request.id))
+        .transpose()?;
+    let socket = if request.foreground {
+        None
+    } else {
+        Some(lifecycle::StartSocket::make(request.state_dir)?)
+    };
+    let hierarchies = match steps.iter().any(|step| step.kind == StepKind::Cgroup) {
+        true => cgroup.mounts(),
+        false => Vec::new(),
+    };
+    let state = state(request, oci::Status::Creating);
+    let host = HostWork { spec, state: &state, rdt: rdt.as_ref() };
+    let parent_acts = host.is_needed();
+    let has_root = mappings.has_root();
+    let switch = if request.no_pivot || !namespaces.has(Kind::Mount) {
+        Switch::Chroot
+    } else {
+        Switch::Pivot
+    };
+    let shared_pid = !namespaces.has(Kind::Pid);
+    let (here, there) =
+        Channel::pair().map_err(|error| Error::sys("make", "a pair of sockets", error))?;
+    let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let list = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
+    let init = Init {
+        state: state.clone(),
+        has_root,
+        user_namespace,
+        entry: cgroup.entry()?,
+        remover: cgroup.remover().ok(),
+        hierarchies,
+        rootfs,
+        tree,
+        propagation,
+        switch,
+        sources: Sources { trees, idmaps },
+        mount_label,
+        devices,
+        sysctl,
+        hostname: text(spec.hostname()),
+        domainname: text(spec.domainname()),
+        masked: list(linux.and_then(|linux| linux.masked_paths().as_ref())),
+        readonly: list(linux.and_then(|linux| linux.readonly_paths().as_ref())),
+        root_readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+        hooks: spec.hooks().as_ref(),
+        parent_acts,
+        keyring: (!request.no_new_keyring).then(|| keyring(request.id)),
+        process,
+        stdio: request.stdio,
+        listener: match &socket {
+            Some(socket) => Some(socket.listener()?),
+            None => None,
+        },
+        state_dir: state_dir(request.state_dir),
+        steps,
+        namespaces,
+    };
+    let two_steps = init.namespaces.in_two_steps();
+    let options = CloneOptions {
+        namespaces: if two_steps { 0 } else { init.namespaces.clone_flags() },
+        cgroup: Entry::into(&init.entry),
+        sibling: false,
+    };
+    // SAFETY: that the caller has a single thread is this crate's contract.
+    let cloned = unsafe { sys::clone3(&options) }
+        .map_err(|error| Error::sys("make", "the container's process", error))?;
+    let (pid, pidfd) = match cloned {
+        Cloned::Child => {
+            drop(here);
+            // What the parent unmakes when it fails is not the child's to unmake.
+            std::mem::forget((cgroup, rdt, socket));
+            init::begin(init, there)
+        }
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop(there);
+    let child = Child { pid, pidfd, kept: false };
+    let mut conversation = Conversation {
+        channel: here,
+        child,
+        console: None,
+        mappings,
+        host,
+        process: &init.process,
+    };
+    let outcome = conversation.until_ready();
+    let Conversation { channel, child, console: master, .. } = conversation;
+    outcome?;
+    let mut cgroup = cgroup;
+    cgroup.joined();
+    let master = match (console, master) {
+        (Some(socket), Some(master)) => {
+            pty::send_over(socket.as_fd(), master.as_fd())?;
+            None
+        }
+        (_, master) => master,
+    };
+    let record = Record {
+        id: request.id.to_owned(),
+        pid: child.pid,
+        start_time: lifecycle::start_time(child.pid)?,
+        cgroup: cgroup.record(),
+        rdt: None,
+        rootless,
+        shared_pid,
+    };
+    Ok(Created {
+        record,
+        channel,
+        console: master,
+        child,
+        cgroup: Some(cgroup),
+        rdt,
+        socket,
+        started: false,
+    })
+}
+
+/// The name of a container's session keyring, which `exec` joins too.
+pub(crate) fn keyring(id: &str) -> String {
+    format!("_ses.{id}")
+}
+
+/// The state that hooks see.
+fn state(request: &CreateRequest<'_>, status: oci::Status) -> oci::State {
+    let spec = &request.config.spec;
+    oci::State {
+        oci_version: spec.version().clone(),
+        id: request.id.to_owned(),
+        status,
+        pid: None,
+        bundle: request.bundle.to_owned(),
+        annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+    }
+}
+
+/// What needs a namespace that the container does not have.
+fn check_namespaces(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
+    let without = |kind: Kind, field: &str, given: bool| {
+        if given && !namespaces.has(kind) {
+            let what = match kind {
+                Kind::Uts => "a uts",
+                Kind::Network => "a network",
+                _ => "a mount",
+            };
+            return Err(Error::value(field, format!("needs {what} namespace in linux.namespaces")));
+        }
+        Ok(())
+    };
+    let named = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
+    let some = |list: Option<usize>| list.is_some_and(|length| length > 0);
+    without(Kind::Uts, "hostname", named(spec.hostname()))?;
+    without(Kind::Uts, "domainname", named(spec.domainname()))?;
+    without(Kind::Mount, "mounts", some(spec.mounts().as_ref().map(Vec::len)))?;
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    let masked = linux.masked_paths().as_ref().map(Vec::len);
+    without(Kind::Mount, "linux.maskedPaths", some(masked))?;
+    let readonly = linux.readonly_paths().as_ref().map(Vec::len);
+    without(Kind::Mount, "linux.readonlyPaths", some(readonly))?;
+    let root = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    without(Kind::Mount, "root.readonly", root)?;
+    let devices = linux.net_devices().as_ref().map(std::collections::HashMap::len);
+    without(Kind::Network, "linux.netDevices", some(devices))
+}
+
+/// How many descriptors from 3 on are kept, and what the program is told of them.
+pub(crate) fn kept_descriptors(preserve: u32) -> Result<(u32, Vec<String>)> {
+    let listening =
+        std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
+    let count = preserve.saturating_add(listening);
+    for number in 3..3 + i64::from(count) {
+        // SAFETY: takes integers only.
+        let flags = unsafe { libc::fcntl(number as i32, libc::F_GETFD) };
+        // Those of this program itself close on exec; a caller's do not.
+        if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
+            return Err(Error::value(
+                "--preserve-fds",
+                format!("descriptor {number} is not open in the caller"),
+            ));
+        }
+    }
+    let environment = if listening > 0 {
+        vec![format!("LISTEN_FDS={listening}"), "LISTEN_PID=1".to_owned()]
+    } else {
+        Vec::new()
+    };
+    Ok((count, environment))
+}
+
+fn console_socket(request: &CreateRequest<'_>, terminal: bool) -> Result<Option<OwnedFd>> {
+    match request.console_socket {
+        Some(_) if !terminal => {
+            Err(Error::value("--console-socket", "cannot be used when process.terminal is false"))
+        }
+        Some(path) => pty::connect_to(path, SockType::Stream).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The directory that holds the state directory, for a child that has to remove it.
+fn state_dir(path: &Path) -> Option<(OwnedFd, std::ffi::CString)> {
+    use std::os::unix::ffi::OsStrExt;
+    let (parent, name) = path.parent().zip(path.file_name())?;
+    let parent = crate::path::c_path(parent).ok()?;
+    let fd = sys::open(&parent, libc::O_PATH | libc::O_DIRECTORY, 0).ok()?;
+    Some((fd, std::ffi::CString::new(name.as_bytes()).ok()?))
+}
+
+type Opened = (Option<OwnedFd>, Vec<Option<OwnedFd>>);
+
+/// Opens rootfs and bind sources from here: the container's own root may not be allowed to, and
+/// mounts that stay shared must be taken before anything is cut off.
+fn open_early(
+    rootfs: &Path,
+    steps: &[Step],
+    idmaps: &IdMaps,
+    propagation: Propagation,
+    rootless: bool,
+) -> Result<Opened> {
+    let cut = propagation.of_early_source();
+    let open = |done: Done<OwnedFd>| match done {
+        Ok(fd) => Ok(Some(fd)),
+        // An ordinary user may not; the container's process is root in its namespaces and may.
+        Err(failure) if rootless && failure.errno == libc::EPERM => Ok(None),
+        Err(failure) => Err(Error::Init(failure)),
+    };
+    let tree = open(rootfs::open_tree(rootfs, cut))?;
+    let trees = steps
+        .iter()
+        .map(|step| match step.kind {
+            StepKind::Bind { .. } => open(open_source(step, idmaps, cut)),
+            _ => Ok(None),
+        })
+        .collect::<Result<_>>()?;
+    Ok((tree, trees))
+}
+
+/// What the parent does while the namespaces are there and the root is not yet switched.
+struct HostWork<'a> {
+    spec: &'a Spec,
+    state: &'a oci::State,
+    rdt: Option<&'a rdt::Group>,
+}
+
+impl HostWork<'_> {
+    fn hooks(&self) -> [(HookKind, &[Hook]); 2] {
+        let hooks = self.spec.hooks().as_ref();
+        // The specification deprecates prestart and still wants it honoured.
+        #[allow(deprecated)]
+        let prestart = hooks.and_then(|hooks| hooks.prestart().as_deref()).unwrap_or_default();
+        let create = hooks.and_then(|hooks| hooks.create_runtime().as_deref()).unwrap_or_default();
+        [(HookKind::Prestart, prestart), (HookKind::CreateRuntime, create)]
+    }
+
+    fn is_needed(&self) -> bool {
+        self.rdt.is_some()
+            || self.spec.linux().as_ref().is_some_and(|linux| linux.net_devices().is_some())
+            || self.hooks().iter().any(|(_, hooks)| !hooks.is_empty())
+    }
+
+    fn carry_out(&self, pid: i32) -> Result<()> {
+        if let Some(group) = self.rdt {
+            group.join(pid)?;
+        }
+        let linux = self.spec.linux().as_ref();
+        if let Some(devices) = linux.and_then(|linux| linux.net_devices().as_ref()) {
+            let path = format!("/proc/{pid}/ns/net");
+            let netns =
+                std::fs::File::open(&path).map_err(|source| Error::sys("open", path, source))?;
+            netdev::move_all(devices, netns.as_fd())?;
+        }
+        let state = oci::State { pid: Some(pid), ..self.state.clone() };
+        for (kind, hooks) in self.hooks() {
+            hooks::run(hooks, kind, &state)?;
+        }
+        Ok(())
+    }
+}
+
+/// The parent's side of the talk with the child.
+struct Conversation<'a> {
+    channel: Channel,
+    child: Child,
+    console: Option<OwnedFd>,
+    mappings: Mappings,
+    host: HostWork<'a>,
+    process: &'a process::Plan,
+}
+
+impl Conversation<'_> {
+    /// Serves the child until it is set up.
+    fn until_ready(&mut self) -> Result<()> {
+        loop {
+            let message = self
+                .channel
+                .receive()
+                .map_err(|error| Error::sys("hear from", "the container's process", error))?;
+            let Some(message) = message else {
+                return Err(Error::InitDied(self.child.reap()));
+            };
+            if message.tag == Tag::Ready {
+                return Ok(());
+            }
+            match self.serve(message)? {
+                None => {}
+                Some(body) => self.go(&body)?,
+            }
+        }
+    }
+
+    fn go(&self, body: &[u8]) -> Result<()> {
+        // A child that died meanwhile is noticed by the next receive.
+        match self.channel.send(Tag::Go, body, &[]) {
+            Ok(()) | Err(nix::errno::Errno::EPIPE) => Ok(()),
+            Err(error) => Err(Error::sys("speak to", "the container's process", error)),
+        }
+    }
+
+    /// Does what a message asks for; gives the body of the answer, where there is one.
+    fn serve(&mut self, mut message: Message) -> Result<Option<Vec<u8>>> {
+        match message.tag {
+            Tag::Failed => {
+                let failure = message.failure();
+                self.child.reap();
+                Err(Error::Init(failure))
+            }
+            Tag::Pid => {
+                let pid = message.number();
+                let pidfd = sys::pidfd_open(pid)
+                    .map_err(|error| Error::sys("open", "the container's process", error))?;
+                let between = std::mem::replace(&mut self.child, Child { pid, pidfd, kept: false });
+                drop(between);
+                Ok(Some(Vec::new()))
+            }
+            Tag::Mapping => {
+                let may_set_groups = self.mappings.write(self.child.pid)?;
+                Ok(Some(vec![may_set_groups.into()]))
+            }
+            Tag::Limits => {
+                self.process.raise_limits(self.child.pid).map_err(Error::Init)?;
+                Ok(Some(Vec::new()))
+            }
+            Tag::Hooks => {
+                self.host.carry_out(self.child.pid)?;
+                Ok(Some(Vec::new()))
+            }
+            Tag::Console => {
+                self.console = message.fds.pop();
+                Ok(None)
+            }
+            Tag::Listener => {
+                if let Some((filter, listener)) =
+                    self.process.filter.as_ref().zip(message.fds.pop())
+                {
+                    let state = oci::State { pid: Some(self.child.pid), ..self.host.state.clone() };
+                    seccomp::send_listener(filter, listener, &state, self.child.pid)?;
+                }
+                Ok(None)
+            }
+            other => Err(Error::Init(Failure::plain(format!("unexpected message {other:?}")))),
+        }
+    }
 }
 
 impl Created {
@@ -57,7 +546,7 @@ impl Created {
 
     /// A descriptor of the container's first process (to poll; readable when it ended).
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        unimplemented!()
+        self.child.pidfd.as_fd()
     }
 
     /// What the state file is to remember.
@@ -67,16 +556,52 @@ impl Created {
 
     /// The terminal's master, when the container has a terminal and no console socket was given.
     pub fn take_console(&mut self) -> Option<OwnedFd> {
-        unimplemented!()
+        self.console.take()
     }
 
     /// Lets the user's program begin: startContainer hooks, then exec. A failing exec is the error.
     pub fn start(&mut self) -> Result<()> {
-        unimplemented!()
+        let gone = |error| Error::sys("speak to", "the container's process", error);
+        self.channel.send(Tag::Start, &[], &[]).map_err(gone)?;
+        self.started = true;
+        // Nobody else is to start it.
+        self.socket = None;
+        match self.channel.receive().map_err(gone)? {
+            None => Ok(()),
+            Some(message) => Err(Error::Init(message.failure())),
+        }
     }
 
     /// Lets the container live on.
-    pub fn keep(self) -> Record {
-        self.record
+    pub fn keep(mut self) -> Record {
+        if !self.started {
+            let _ = self.channel.send(Tag::Keep, &[], &[]);
+        }
+        self.child.kept = true;
+        if let Some(cgroup) = self.cgroup.take() {
+            self.record.cgroup = cgroup.keep();
+        }
+        if let Some(rdt) = self.rdt.take() {
+            self.record.rdt = Some(rdt.keep());
+        }
+        if let Some(socket) = self.socket.take() {
+            socket.keep();
+        }
+        self.record.clone()
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        if self.child.kept {
+            return;
+        }
+        self.child.reap();
+        if let Some(cgroup) = &self.cgroup {
+            // With the pid namespace of others its children do not end with it.
+            if self.record.shared_pid {
+                let _ = cgroup.record().kill_all();
+            }
+        }
     }
 }

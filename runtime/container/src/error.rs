@@ -104,3 +104,34 @@ pub(crate) fn words(errno: i32) -> String {
         None => String::new(),
     }
 }
+
+/// Result of what runs in the child.
+pub(crate) type Done<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    /// A failure that is not a system call's.
+    pub(crate) fn plain(what: impl Into<String>) -> Self {
+        Failure { what: what.into(), errno: 0 }
+    }
+}
+
+/// Adds to an error number what was tried.
+pub(crate) trait Trying<T> {
+    /// `what` is only made when there was an error.
+    fn trying<S: Into<String>>(self, what: impl FnOnce() -> S) -> Done<T>;
+}
+
+impl<T> Trying<T> for std::result::Result<T, nix::errno::Errno> {
+    fn trying<S: Into<String>>(self, what: impl FnOnce() -> S) -> Done<T> {
+        self.map_err(|errno| Failure { what: what().into(), errno: errno as i32 })
+    }
+}
+
+impl<T> Trying<T> for io::Result<T> {
+    fn trying<S: Into<String>>(self, what: impl FnOnce() -> S) -> Done<T> {
+        self.map_err(|error| Failure {
+            what: what().into(),
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        })
+    }
+}

@@ -10,15 +10,25 @@
 
 pub mod cgroups;
 mod create;
+mod devices;
 mod error;
 mod exec;
 pub mod hooks;
+mod init;
 mod lifecycle;
+pub mod mounts;
+mod namespaces;
 pub mod netdev;
+mod path;
+pub mod process;
 pub mod pty;
 pub mod rdt;
 mod record;
+mod rootfs;
 pub mod seccomp;
+mod sync;
+mod sys;
+mod sysctl;
 mod userns;
 
 pub use create::{CreateRequest, Created, create};

@@ -30,6 +30,9 @@ impl Rootless {
 /// A created container as the state file remembers it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Record {
+    /// The container's id.
+    #[serde(default)]
+    pub id: String,
     /// Init, as the caller's pid namespace sees it.
     pub pid: i32,
     /// Start time of `pid` in clock ticks since boot (field 22 of `/proc/PID/stat`): tells a
