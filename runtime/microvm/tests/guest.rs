@@ -37,6 +37,16 @@ const CASES: &[Case] = &[
         host: host_side::pause_holds_the_guest,
         guest: guest_side::tick,
     },
+    Case {
+        name: "shared_tree",
+        host: host_side::tree::shared_tree,
+        guest: guest_side::tree::use_tree,
+    },
+    Case {
+        name: "tree_speed",
+        host: host_side::tree::tree_speed,
+        guest: guest_side::tree::measure_tree,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -48,7 +58,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     for case in CASES {
-        if filter.as_ref().is_none_or(|f| case.name.contains(f.as_str())) {
+        // What only measures is run when asked for.
+        let by_default = !case.name.ends_with("_speed");
+        if filter.as_ref().map_or(by_default, |f| case.name.contains(f.as_str())) {
             let start = std::time::Instant::now();
             (case.host)(&bench.for_case(case.name));
             println!("test {} ... ok ({:?})", case.name, start.elapsed());

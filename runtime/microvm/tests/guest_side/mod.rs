@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::Case;
 
+pub mod tree;
+
 pub const ECHO_PORT: u32 = 1000;
 pub const HELLO_PORT: u32 = 2000;
 

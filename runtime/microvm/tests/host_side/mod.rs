@@ -6,10 +6,13 @@ use std::net::Shutdown;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use microvm::devices::virtio::fs;
 use microvm::jail::Jail;
 use microvm::{Announce, Config, Devices, Handle, InitrdPart, Loading, Outcome, Vm};
 
 use super::guest_side::{ECHO_PORT, HELLO_PORT};
+
+pub mod tree;
 
 /// Kernel and initramfs, and the case to be run.
 pub struct Bench {
@@ -45,6 +48,10 @@ impl Bench {
     }
 
     fn start(&self, change: impl FnOnce(&mut Config)) -> Handle {
+        self.start_with(change, vec![])
+    }
+
+    fn start_with(&self, change: impl FnOnce(&mut Config), fs: Vec<fs::Config>) -> Handle {
         let mut config = Config {
             memory: 256 << 20,
             cmdline: format!("hull.case={}", self.case),
@@ -56,7 +63,7 @@ impl Bench {
             vec![InitrdPart::Bytes(self.initrd.clone())],
             &config,
         );
-        let devices = Devices { fs: vec![], vsock: true, rng: true };
+        let devices = Devices { fs, vsock: true, rng: true };
         let handle = Vm::build(&config, loading, devices).unwrap().start(&Jail::none()).unwrap();
         if std::env::var_os("HULL_TEST_CONSOLE").is_some() {
             handle.console().echo();
