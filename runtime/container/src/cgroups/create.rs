@@ -124,7 +124,9 @@ impl Plan {
         let available = if hybrid && self.limits.v2.is_empty() {
             Vec::new()
         } else {
-            enable(&directory, &v2.mountpoint, hybrid.then_some(&self.limits.v2))?
+            // systemd enables what it manages; beside v1 hierarchies only what is used is taken.
+            let sparing = hybrid || self.unit.is_some();
+            enable(&directory, &v2.mountpoint, sparing.then_some(&self.limits.v2))?
         };
         if let Some((uid, gid)) = self.owner {
             delegate(&directory, uid, gid)?;

@@ -83,7 +83,7 @@ impl Unit {
     pub fn new(given: Option<&Path>, id: &str, rootless: bool) -> Result<Unit> {
         let default_slice = if rootless { "user.slice" } else { "system.slice" };
         let Some(path) = given.filter(|path| !path.as_os_str().is_empty()) else {
-            return Ok(Unit { slice: default_slice.to_owned(), name: format!("runc-{id}.scope") });
+            return Ok(Unit { slice: default_slice.to_owned(), name: format!("hull-{id}.scope") });
         };
         let bad = |reason| Error::Path { path: path.to_path_buf(), reason };
         let text = path.to_str().ok_or_else(|| bad("is not UTF-8"))?;
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(unit(":p:n").unwrap().path(), Path::new("system.slice/p-n.scope"));
         assert_eq!(unit("-.slice::n").unwrap().path(), Path::new("n.scope"));
         assert_eq!(unit("a.slice::a-b.slice").unwrap().path(), Path::new("a.slice/a-b.slice"));
-        assert_eq!(Unit::new(None, "id", false).unwrap().name, "runc-id.scope");
+        assert_eq!(Unit::new(None, "id", false).unwrap().name, "hull-id.scope");
         for wrong in [
             "/a/b",
             "a:b",
