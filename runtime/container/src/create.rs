@@ -529,7 +529,13 @@ impl Conversation<'_> {
                     self.process.filter.as_ref().zip(message.fds.pop())
                 {
                     let state = oci::State { pid: Some(self.child.pid), ..self.host.state.clone() };
-                    seccomp::send_listener(filter, listener, &state, self.child.pid)?;
+                    seccomp::send_listener(
+                        filter,
+                        listener,
+                        oci::SPEC_VERSION,
+                        &state,
+                        self.child.pid,
+                    )?;
                 }
                 Ok(None)
             }

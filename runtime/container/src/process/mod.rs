@@ -232,7 +232,7 @@ impl Plan {
     /// Installs a filter that notifies; its listener goes to the parent.
     pub(crate) fn install_notifying_filter(&mut self) -> Done<Option<OwnedFd>> {
         match &self.filter {
-            Some(filter) if filter.listener_path.is_some() => {
+            Some(filter) if filter.notifies() => {
                 let listener = install(filter)?;
                 self.filter = None;
                 Ok(listener)
@@ -256,5 +256,5 @@ impl Plan {
 }
 
 fn install(filter: &Filter) -> Done<Option<OwnedFd>> {
-    filter.install().map_err(|error| crate::error::Failure::plain(error.to_string()))
+    filter.install().trying(|| "linux.seccomp: install the filter")
 }
