@@ -14,7 +14,7 @@
 use std::path::{Path, PathBuf};
 
 use config::VmSize;
-use oci::spec::{Hooks, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount};
+use oci::spec::{Hooks, LinuxDeviceCgroup, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -212,7 +212,11 @@ pub fn part(all: &LinuxResources, size: VmSize) -> Result<(LinuxResources, Linux
     check("linux.resources", &value, RESOURCES)?;
     let mut host = LinuxResources::default();
     let mut guest = LinuxResources::default();
-    host.set_devices(None);
+    // Without a rule of its own a cgroup gets the one for workloads, and /dev/kvm is not in it.
+    let mut every = LinuxDeviceCgroup::default();
+    every.set_allow(true);
+    every.set_access(Some("rwm".to_owned()));
+    host.set_devices(Some(vec![every]));
     host.set_cpu(all.cpu().clone());
     host.set_block_io(all.block_io().clone());
     guest.set_devices(all.devices().clone());
@@ -452,7 +456,7 @@ mod tests {
         )
         .unwrap();
         assert!(plan.resources.cpu().is_some() && plan.resources.pids().is_none());
-        assert!(plan.resources.devices().is_none());
+        assert!(plan.resources.devices().as_ref().unwrap()[0].allow());
         assert!(plan.resources.unified().as_ref().unwrap().contains_key("cpu.weight"));
         let linux = plan.guest.spec.linux().clone().unwrap();
         let inside = linux.resources().clone().unwrap();
