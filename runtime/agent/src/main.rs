@@ -9,10 +9,13 @@ mod host;
 mod process;
 mod session;
 mod setup;
+mod table;
 
 use std::convert::Infallible;
 
 fn main() {
+    // What PID 1 writes to stderr is lost on a quiet console.
+    std::panic::set_hook(Box::new(|panic| setup::last_words(&panic.to_string())));
     let Err(error) = run();
     setup::last_words(&error.to_string());
 }

@@ -16,7 +16,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::host::{self, Error};
 use crate::process::{Process, Streams};
-use crate::setup;
+use crate::{setup, table};
 
 /// What a request came to: an answer, or the text of the error that the user gets to see.
 type Outcome = Result<Answer, String>;
@@ -146,7 +146,7 @@ impl Session {
             }
             Ask::Processes => {
                 let pids = container::processes(&self.container()?.record).map_err(text)?;
-                Ok(Answer::Processes(pids))
+                Ok(Answer::Processes(table::rows(&pids)))
             }
         }
     }

@@ -13,6 +13,7 @@ mod exec;
 mod monitor;
 pub mod plan;
 mod protocol;
+mod table;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -193,17 +194,20 @@ impl Wall for MicrovmWall {
 
     fn processes(&self, container: &Container) -> Result<Vec<i32>> {
         match ask_living(container, &Command::Processes, "list processes of")? {
-            Outcome::Processes(pids) => Ok(pids),
+            Outcome::Processes(rows) => Ok(rows.iter().map(|row| row.pid).collect()),
             _ => Err(Error::Answer { to: "ps" }.into()),
         }
     }
 
-    fn process_table(&self, container: &Container, _arguments: &[OsString]) -> Result<String> {
-        let mut table = String::from("PID\n");
-        for pid in self.processes(container)? {
-            table.push_str(&format!("{pid}\n"));
+    fn process_table(&self, container: &Container, arguments: &[OsString]) -> Result<String> {
+        if !table::is_full(arguments) {
+            let why = "the table of a guest's processes has only the form of ps -ef";
+            return Err(Error::Plan(plan::Error::Flag { flag: "ps options", why }).into());
         }
-        Ok(table)
+        match ask_living(container, &Command::Processes, "list processes of")? {
+            Outcome::Processes(rows) => Ok(table::format(&rows, table::now())),
+            _ => Err(Error::Answer { to: "ps" }.into()),
+        }
     }
 
     fn oom_events(&self, container: &Container) -> Result<Option<OomEvents>> {

@@ -14,7 +14,10 @@
 use std::path::{Path, PathBuf};
 
 use config::VmSize;
-use oci::spec::{Hooks, LinuxDeviceCgroup, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount};
+use oci::spec::{
+    Hooks, LinuxDeviceCgroup, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources,
+    Mount,
+};
 use serde_json::Value;
 use thiserror::Error;
 

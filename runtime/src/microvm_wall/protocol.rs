@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hull_agent::link::{FrameError, MAX_REPORT, Stdio, WindowSize, frame};
+use hull_agent::link::{FrameError, MAX_REPORT, ProcessRow, Stdio, WindowSize, frame};
 use oci::spec::{LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 
@@ -147,8 +147,8 @@ pub enum Outcome {
     Status(oci::Status),
     /// Statistics.
     Stats(serde_json::Value),
-    /// Pids of the guest.
-    Processes(Vec<i32>),
+    /// The container's processes, as the guest counts them.
+    Processes(Vec<ProcessRow>),
     /// The process that this connection runs has ended.
     Exited(i32),
     /// It could not be done.

@@ -12,7 +12,7 @@ use thiserror::Error;
 pub const MAX_FRAME: usize = 20 << 20;
 
 /// The longest message that is taken from the guest, and from a client of the control socket.
-pub const MAX_REPORT: usize = 1 << 20;
+pub const MAX_REPORT: usize = 4 << 20;
 
 const HEAD: usize = 4;
 

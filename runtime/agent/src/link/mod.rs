@@ -179,10 +179,29 @@ pub enum Answer {
     Done,
     /// A process was made; its pid in the guest.
     Process(i32),
-    /// The pids of the container's processes, as the guest counts them.
-    Processes(Vec<i32>),
+    /// The container's processes.
+    Processes(Vec<ProcessRow>),
     /// The statistics, in the form in which the `container` crate serialises them.
     Stats(serde_json::Value),
+}
+
+/// A process, as ps(1) shows one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRow {
+    /// Its pid, as the guest counts.
+    pub pid: i32,
+    /// Its parent's.
+    pub ppid: i32,
+    /// Whose it is.
+    pub uid: u32,
+    /// When it was started, in seconds since the epoch.
+    pub started: u64,
+    /// Its terminal, or `?`.
+    pub terminal: String,
+    /// The processor time it has used.
+    pub seconds: u64,
+    /// Its command line, shortened.
+    pub command: String,
 }
 
 /// How a process ended.

@@ -73,7 +73,7 @@ impl Failure {
 }
 
 /// How many lines of the console an error shows.
-const LINES: usize = 15;
+const LINES: usize = 25;
 
 /// The last lines of a console, made safe for a terminal: what a guest writes is not to move
 /// the reader's cursor.

@@ -666,7 +666,7 @@ impl Server {
 fn outcome(result: Result<Answer, String>) -> Outcome {
     match result {
         Ok(Answer::Done | Answer::Process(_)) => Outcome::Done,
-        Ok(Answer::Processes(pids)) => Outcome::Processes(pids),
+        Ok(Answer::Processes(rows)) => Outcome::Processes(rows),
         Ok(Answer::Stats(stats)) => Outcome::Stats(stats),
         Err(error) => Outcome::Failed(error),
     }
