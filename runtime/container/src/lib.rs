@@ -10,6 +10,7 @@
 
 pub mod cgroups;
 mod create;
+pub mod criu;
 mod devices;
 mod error;
 mod exec;

@@ -128,7 +128,6 @@ const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE_EXCL: u16 = 0x600;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const IFINFO: usize = 16;
 const IFADDR: usize = 8;
 const IFA_F_PERMANENT: u32 = 0x80;
 

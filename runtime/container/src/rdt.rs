@@ -143,7 +143,7 @@ impl Group {
                 .to_owned(),
         };
         let mut group = Group { tasks: Vec::new(), made: Vec::new() };
-        let mut make = |path: &Path, made: &mut Vec<PathBuf>| match std::fs::create_dir(path) {
+        let make = |path: &Path, made: &mut Vec<PathBuf>| match std::fs::create_dir(path) {
             Ok(()) => {
                 made.push(path.to_path_buf());
                 Ok(())

@@ -16,7 +16,13 @@ enum Source {
     /// The kernel writes to the eventfd at each OOM, and once when the cgroup is removed.
     V1 { event: EventFd, directory: PathBuf, _control: OwnedFd },
     /// `memory.events` says how many processes were killed so far.
-    V2 { watch: Inotify, file: PathBuf, seen: u64 },
+    V2 {
+        watch: Inotify,
+        file: PathBuf,
+        seen: u64,
+        /// A process was in it: from then on, none left means the end.
+        lived: bool,
+    },
 }
 
 /// Notices of out-of-memory kills, to be polled.
@@ -61,7 +67,7 @@ impl Record {
             let _ = watch.add_watch(&directory.join("cgroup.events"), AddWatchFlags::IN_MODIFY);
         }
         let seen = kills(&file)?;
-        Ok(OomEvents(Source::V2 { watch, file, seen }))
+        Ok(OomEvents(Source::V2 { watch, file, seen, lived: false }))
     }
 }
 
@@ -90,16 +96,17 @@ impl OomEvents {
                 Ok(_) if !directory.exists() => Ok(None),
                 Ok(count) => Ok(Some(count)),
             },
-            Source::V2 { watch, file, seen } => {
+            Source::V2 { watch, file, seen, lived } => {
                 while watch.read_events().is_ok_and(|events| !events.is_empty()) {}
-                let empty = match fs::read_raw(&file.with_file_name("cgroup.events")) {
-                    Ok(text) => fs::pairs(&text).any(|pair| pair == ("populated", 0)),
+                let populated = match fs::read_raw(&file.with_file_name("cgroup.events")) {
+                    Ok(text) => fs::pairs(&text).any(|pair| pair == ("populated", 1)),
                     Err(_) => return Ok(None),
                 };
+                *lived |= populated;
                 let now = kills(file)?;
                 let new = now.saturating_sub(*seen);
                 *seen = now;
-                Ok(if empty && new == 0 { None } else { Some(new) })
+                Ok(if *lived && !populated && new == 0 { None } else { Some(new) })
             }
         }
     }

@@ -211,3 +211,56 @@ fn out_of_memory_kills_are_noticed() {
     }
     assert!(kills > 0);
 }
+
+#[test]
+fn systemd_makes_changes_and_stops_a_scope() {
+    if !can() || !Path::new("/run/systemd/private").exists() {
+        return;
+    }
+    let name = format!("test{}", std::process::id());
+    let path = PathBuf::from(format!("hull-test.slice:cgroups:{name}"));
+    let resources = serde_json::json!({
+        "memory": {"limit": 64 << 20},
+        "cpu": {"quota": 50000, "period": 100000, "shares": 512},
+        "pids": {"limit": 9},
+    });
+    let resources: LinuxResources = serde_json::from_value(resources).unwrap();
+    let annotations =
+        HashMap::from([("org.systemd.property.TimeoutStopSec".to_owned(), "uint64 7".to_owned())]);
+    let request = Request {
+        path: Some(&path),
+        id: &name,
+        systemd: true,
+        rootless: false,
+        resources: Some(&resources),
+        annotations: Some(&annotations),
+        owner: None,
+    };
+    let show = |property: &str| {
+        let unit = format!("cgroups-{name}.scope");
+        let output =
+            Command::new("systemctl").args(["show", "-P", property, &unit]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let mut cgroup = plan(&request).unwrap().create().unwrap();
+    let mut child = run_in(&cgroup, "sleep", &["100"]);
+    cgroup.joined();
+    let record = cgroup.keep();
+    assert_eq!(record.processes().unwrap(), [child.id() as i32]);
+    assert_eq!(show("ActiveState"), "active");
+    assert_eq!(show("MemoryMax"), (64 << 20).to_string());
+    assert_eq!(show("TimeoutStopUSec"), "7s");
+    assert_eq!(value(&record, "pids", "pids.max"), "9");
+    let change = serde_json::json!({"memory": {"limit": 32 << 20}, "pids": {"limit": 5}});
+    record.apply(&serde_json::from_value(change).unwrap()).unwrap();
+    assert_eq!(show("MemoryMax"), (32 << 20).to_string());
+    // Nothing of it is undone when systemd writes everything again.
+    assert!(Command::new("systemctl").arg("daemon-reload").status().unwrap().success());
+    assert_eq!(record.stats().unwrap().memory.usage.limit, 32 << 20);
+    assert_eq!(record.stats().unwrap().pids.limit, 5);
+    record.kill_all().unwrap();
+    child.wait().unwrap();
+    record.remove().unwrap();
+    assert!(!record.exists());
+    assert_ne!(show("ActiveState"), "active");
+}

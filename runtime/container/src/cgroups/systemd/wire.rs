@@ -22,8 +22,6 @@ pub(super) enum Value {
     Strs(Vec<String>),
     /// `a(ss)`: devices and what is allowed.
     Pairs(Vec<(String, String)>),
-    /// `a(st)`: devices and limits.
-    Limits(Vec<(String, u64)>),
 }
 
 impl Value {
@@ -40,7 +38,6 @@ impl Value {
             Value::U32s(_) => "au",
             Value::Strs(_) => "as",
             Value::Pairs(_) => "a(ss)",
-            Value::Limits(_) => "a(st)",
         }
     }
 }
@@ -108,10 +105,6 @@ impl Writer {
             Value::Pairs(list) => self.array(8, list, |w, (first, second)| {
                 w.str(first);
                 w.str(second);
-            }),
-            Value::Limits(list) => self.array(8, list, |w, (first, second)| {
-                w.str(first);
-                w.u64(*second);
             }),
         }
     }
