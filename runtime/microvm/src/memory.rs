@@ -112,24 +112,17 @@ fn build(size: u64, file: Option<Arc<File>>) -> Result<Memory, MemoryError> {
     GuestMemoryMmap::from_arc_regions(regions).map(Arc::new).map_err(|_| MemoryError::Layout(size))
 }
 
-/// Asks for huge pages where `range` of the guest lies: what is known to be
-/// filled at once (the kernel) then costs one fault for each 2 MiB.
-pub fn prefer_huge_pages(memory: &Memory, range: Range<u64>) {
-    const HUGE: u64 = 2 << 20;
+/// Asks for huge pages: what is filled at once (kernel, page descriptors, the
+/// initramfs) then costs one fault for each 2 MiB, on the host and in what
+/// KVM keeps about the guest. A boot takes half the processor time; the price
+/// is that a machine's touched memory is rounded up.
+pub fn prefer_huge_pages(memory: &Memory) {
     for region in memory.iter() {
-        let base = region.start_addr().0;
-        let start = range.start.max(base) - base;
-        let end = range.end.min(base + region.len()).saturating_sub(base);
-        let host = region.as_ptr() as u64;
-        let from = (host + start).next_multiple_of(HUGE);
-        let to = (host + end.max(start)) / HUGE * HUGE;
-        if from < to {
-            // SAFETY: from..to lies inside the region's mapping, and MADV_HUGEPAGE
-            // changes how it is backed, not what it holds. A refusal is harmless.
-            unsafe {
-                libc::madvise(from as *mut libc::c_void, (to - from) as usize, libc::MADV_HUGEPAGE)
-            };
-        }
+        // SAFETY: the range is the region's own mapping, and MADV_HUGEPAGE changes
+        // how it is backed, not what it holds. A refusal is harmless.
+        unsafe {
+            libc::madvise(region.as_ptr().cast(), region.len() as usize, libc::MADV_HUGEPAGE)
+        };
     }
 }
 
@@ -163,7 +156,7 @@ mod tests {
     #[test]
     fn new_memory_reads_as_zero() {
         let memory = map(MIN_MEMORY).unwrap();
-        prefer_huge_pages(&memory, 0..MIN_MEMORY);
+        prefer_huge_pages(&memory);
         let value: u64 = memory.read_obj(GuestAddress(0x10_0000)).unwrap();
         assert_eq!(value, 0);
         assert_eq!(size(&memory), MIN_MEMORY);

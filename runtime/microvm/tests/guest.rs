@@ -33,6 +33,11 @@ const CASES: &[Case] = &[
     Case { name: "entropy", host: host_side::entropy, guest: guest_side::read_entropy },
     Case { name: "streams", host: host_side::streams, guest: guest_side::echo },
     Case {
+        name: "a_saved_machine_goes_on",
+        host: host_side::a_saved_machine_goes_on,
+        guest: guest_side::count,
+    },
+    Case {
         name: "pause_holds_the_guest",
         host: host_side::pause_holds_the_guest,
         guest: guest_side::tick,

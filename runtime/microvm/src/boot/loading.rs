@@ -111,7 +111,7 @@ fn load(
     memory: &Memory,
 ) -> Result<Loaded, LoadError> {
     let plan = elf::open(kernel)?;
-    memory::prefer_huge_pages(memory, plan.range.clone());
+    memory::prefer_huge_pages(memory);
     elf::load(&plan, kernel, memory)?;
     let initrd = load_initrd(initrd, plan.range.end, memory)?;
     let acpi = match announce {
@@ -125,19 +125,33 @@ fn load(
 /// Whether the kernel has virtio_mmio built in with its `device` parameter:
 /// the parameter's name then stands in the image.
 fn reads_devices_from_cmdline(plan: &elf::Plan, memory: &GuestMemoryMmap) -> bool {
-    let finder = memchr::memmem::Finder::new(b"virtio_mmio.device\0");
-    plan.segments.iter().any(|segment| {
-        let Ok(slice) = memory.get_slice(GuestAddress(segment.address), segment.file_size as usize)
-        else {
-            return false;
-        };
-        let guard = slice.ptr_guard();
-        // SAFETY: the slice is file_size bytes of mapped guest memory, kept by the
-        // guard; no vCPU exists yet, and the loading thread, which is this one, is
-        // the only one that writes to it.
-        let bytes = unsafe { std::slice::from_raw_parts(guard.as_ptr(), slice.len()) };
-        finder.find(bytes).is_some()
-    })
+    plan.segments.iter().any(|segment| stands_in(memory, segment, b"virtio_mmio.device\0"))
+}
+
+/// Searches a segment from its end: names of parameters are the last of the
+/// read-only data.
+fn stands_in(memory: &GuestMemoryMmap, segment: &elf::Segment, text: &[u8]) -> bool {
+    const STEP: usize = 1 << 20;
+    let Ok(slice) = memory.get_slice(GuestAddress(segment.address), segment.file_size as usize)
+    else {
+        return false;
+    };
+    let guard = slice.ptr_guard();
+    // SAFETY: the slice is file_size bytes of mapped guest memory, kept by the
+    // guard; no vCPU exists yet, and the loading thread, which is this one, is
+    // the only one that writes to it.
+    let bytes = unsafe { std::slice::from_raw_parts(guard.as_ptr(), slice.len()) };
+    let finder = memchr::memmem::Finder::new(text);
+    let mut end = bytes.len();
+    while end > 0 {
+        let start = end.saturating_sub(STEP);
+        let until = (end + text.len()).min(bytes.len());
+        if finder.find(&bytes[start..until]).is_some() {
+            return true;
+        }
+        end = start;
+    }
+    false
 }
 
 /// Lays the parts one after the other at the end of low memory. Each begins

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use vm_superio::serial::NoEvents;
 use vm_superio::{SerialState, Trigger};
 
@@ -78,6 +79,20 @@ impl io::Write for Console {
     }
 }
 
+/// The registers of a saved port.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedSerial {
+    baud_divisor: [u8; 2],
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    in_buffer: Vec<u8>,
+}
+
 /// The port's interrupt. A line that cannot be raised loses output in user
 /// space, never the kernel's log, which is polled.
 #[derive(Debug)]
@@ -121,8 +136,39 @@ impl Serial {
     }
 
     /// The registers, for saving.
-    pub fn state(&self) -> SerialState {
-        self.port.state()
+    pub fn save(&self) -> SavedSerial {
+        let s = self.port.state();
+        SavedSerial {
+            baud_divisor: [s.baud_divisor_low, s.baud_divisor_high],
+            interrupt_enable: s.interrupt_enable,
+            interrupt_identification: s.interrupt_identification,
+            line_control: s.line_control,
+            line_status: s.line_status,
+            modem_control: s.modem_control,
+            modem_status: s.modem_status,
+            scratch: s.scratch,
+            in_buffer: s.in_buffer,
+        }
+    }
+
+    /// A port as it was saved; `None` if it cannot have been.
+    pub fn restore(state: &SavedSerial, line: Line, console: Console) -> Option<Serial> {
+        let [baud_divisor_low, baud_divisor_high] = state.baud_divisor;
+        let state = SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            in_buffer: state.in_buffer.clone(),
+        };
+        let port =
+            vm_superio::Serial::from_state(&state, Interrupt(line), NoEvents, console).ok()?;
+        Some(Serial { port })
     }
 }
 

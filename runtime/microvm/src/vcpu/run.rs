@@ -5,7 +5,6 @@
 //! after KVM_RUN returned EINTR, for then an access the guest had under way
 //! has been completed.
 
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +14,7 @@ use super::{VcpuError, signals};
 use crate::devices::bus::{Bus, Request, lock};
 use crate::devices::serial::Console;
 use crate::jail::{Jail, Role};
-use crate::vm::control::{Control, Want};
+use crate::vm::control::{Control, FIRST_RUN, Want};
 use crate::vm::{Error, Outcome};
 
 /// KVM_SYSTEM_EVENT_*.
@@ -84,11 +83,6 @@ impl Vcpu {
             tracing::error!("vCPU {}: kick: {error}", self.id);
         }
     }
-
-    /// Its descriptor's number, for messages.
-    pub fn raw_fd(&self) -> i32 {
-        self.fd().as_raw_fd()
-    }
 }
 
 /// What the thread needs.
@@ -122,7 +116,7 @@ impl Context {
     fn live(&self) {
         while self.control.park() == Want::Run {
             if self.vcpu.id == 0 {
-                self.control.phase("first KVM_RUN");
+                self.control.phase(FIRST_RUN);
             }
             if let Some(outcome) = self.stay_in_guest() {
                 self.control.end(outcome);

@@ -19,7 +19,7 @@ use crate::devices::cmos::Cmos;
 use crate::devices::event_loop::EventLoop;
 use crate::devices::ports;
 use crate::devices::serial::{Console, Serial};
-use crate::devices::virtio::mmio::Transport;
+use crate::devices::virtio::mmio::{Transport, TransportState};
 use crate::devices::virtio::vsock::{Connector, Vsock};
 use crate::devices::virtio::{Device, Line, fs, rng::Rng};
 use crate::jail::Jail;
@@ -31,6 +31,8 @@ use crate::vcpu::{cpuid, regs};
 #[derive(Debug)]
 pub struct Vm {
     pub(crate) parts: Parts,
+    /// What the devices are to become again, once they have their threads.
+    pub(crate) saved: Option<Vec<TransportState>>,
 }
 
 /// What a machine is made of, running or not.
@@ -68,7 +70,7 @@ impl Vm {
         let vcpus = create_vcpus(&kvm_fd, &vm, config.vcpus)?;
         control.phase("vCPUs made");
         let parts = assemble(kvm_fd, vm, memory, devices, control)?;
-        control_of(&parts).phase("devices made");
+        parts.control.phase("devices made");
 
         let (_, loaded) = loading.finish()?;
         parts.control.phase_at("kernel loaded", loaded.done);
@@ -76,22 +78,25 @@ impl Vm {
         let boot = vcpus.first().ok_or(Error::Vcpus(0))?;
         regs::set_up_boot(&boot.fd(), loaded.entry)?;
         parts.control.set_vcpus(vcpus);
-        Ok(Vm { parts })
+        Ok(Vm { parts, saved: None })
     }
 
     /// Starts device threads and vCPUs; each confines itself as `jail` says.
     pub fn start(self, jail: &Jail) -> Result<Handle, Error> {
         let handle = self.start_paused(jail)?;
-        handle.parts().control.resume();
+        handle.resume()?;
         Ok(handle)
     }
 
-    /// Brings up all threads; the processors wait.
-    pub(crate) fn start_paused(self, jail: &Jail) -> Result<Handle, Error> {
-        let parts = self.parts;
+    /// Brings up all threads; the processors wait for `resume`.
+    pub fn start_paused(self, jail: &Jail) -> Result<Handle, Error> {
+        let Vm { parts, saved } = self;
         let mut threads = Threads::default();
         for transport in &parts.bus.virtio {
             lock(transport).start(jail)?;
+        }
+        for (transport, state) in parts.bus.virtio.iter().zip(saved.iter().flatten()) {
+            lock(transport).restore(state)?;
         }
         let events = parts
             .events
@@ -125,10 +130,6 @@ impl Vm {
             false => Ok(handle),
         }
     }
-}
-
-fn control_of(parts: &Parts) -> &Control {
-    &parts.control
 }
 
 pub(crate) fn new_control() -> Result<Arc<Control>, Error> {
@@ -186,18 +187,23 @@ pub(crate) fn assemble(
         return Err(Error::TooManyDevices(list.len()));
     }
     let console = Console::default();
-    let serial_line = Line::Pin(Arc::clone(&vm), ports::SERIAL_IRQ);
+    let serial = Serial::new(serial_line(&vm), console.clone());
     let mut virtio = Vec::with_capacity(list.len());
     for (device, &irq) in list.into_iter().zip(&VIRTIO_IRQS) {
         let line = Line::Pin(Arc::clone(&vm), irq);
         virtio.push(std::sync::Mutex::new(Transport::new(device, Memory::clone(&memory), line)?));
     }
     let bus = Bus {
-        serial: std::sync::Mutex::new(Serial::new(serial_line, console.clone())),
+        serial: std::sync::Mutex::new(serial),
         cmos: std::sync::Mutex::new(Cmos::default()),
         virtio,
     };
     Ok(Parts { vm, kvm, memory, bus: Arc::new(bus), events, console, connector, control })
+}
+
+/// The serial port's interrupt.
+pub(crate) fn serial_line(vm: &Arc<VmFd>) -> Line {
+    Line::Pin(Arc::clone(vm), ports::SERIAL_IRQ)
 }
 
 impl Parts {

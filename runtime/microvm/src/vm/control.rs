@@ -12,6 +12,9 @@ use super::Outcome;
 use crate::devices::bus::lock;
 use crate::vcpu::run::Vcpu;
 
+/// The phase that ends the machine's own preparations.
+pub const FIRST_RUN: &str = "first KVM_RUN";
+
 /// What a processor's thread is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -170,6 +173,11 @@ impl Control {
     /// Readable once the machine has ended.
     pub fn exit_fd(&self) -> BorrowedFd<'_> {
         self.exit.as_fd()
+    }
+
+    /// Whether any processor has been in the guest.
+    pub fn has_run(&self) -> bool {
+        lock(&self.phases).iter().any(|(name, _)| *name == FIRST_RUN)
     }
 
     /// Notes that something happened now, the first time it does.

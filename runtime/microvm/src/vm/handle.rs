@@ -24,7 +24,7 @@ pub struct Handle {
 
 impl Handle {
     pub(super) fn new(parts: Parts, threads: Threads) -> Handle {
-        Handle { parts, threads: Mutex::new(threads), paused: Mutex::new(false) }
+        Handle { parts, threads: Mutex::new(threads), paused: Mutex::new(true) }
     }
 
     pub(crate) fn parts(&self) -> &Parts {
@@ -73,10 +73,12 @@ impl Handle {
             lock(transport).resume()?;
         }
         self.parts.events.resume();
-        for vcpu in self.parts.control.vcpus() {
-            // Tells the guest's watchdogs that time was lost; a guest that has not set
-            // up its clock yet is no error.
-            let _ = vcpu.fd().kvmclock_ctrl();
+        if self.parts.control.has_run() {
+            for vcpu in self.parts.control.vcpus() {
+                // Tells the guest's watchdogs that time was lost; a guest that has not
+                // set up its clock yet is no error.
+                let _ = vcpu.fd().kvmclock_ctrl();
+            }
         }
         self.parts.control.resume();
         *paused = false;
@@ -85,10 +87,6 @@ impl Handle {
 
     pub(crate) fn is_paused(&self) -> bool {
         *lock(&self.paused)
-    }
-
-    pub(crate) fn set_paused(&self) {
-        *lock(&self.paused) = true;
     }
 
     /// Waits for the end. The outcome is given once; later it is `Stopped`.

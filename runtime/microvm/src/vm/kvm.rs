@@ -15,7 +15,7 @@ pub const VIRTIO_IRQS: [u32; 17] = [5, 6, 7, 9, 10, 11, 12, 14, 15, 16, 17, 18, 
 
 const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 
-pub(super) fn kvm(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+pub(crate) fn kvm(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
     move |source| Error::Kvm { operation, source }
 }
 

@@ -1,6 +1,6 @@
 //! The machine: built, started, watched, stopped.
 
-mod build;
+pub(crate) mod build;
 pub(crate) mod control;
 mod handle;
 pub mod kvm;

@@ -199,3 +199,22 @@ pub fn tick() {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
 }
+
+/// Counts, and tells the host, through whatever becomes of the connection.
+pub fn count() {
+    let mut count = 0_u32;
+    loop {
+        let Ok(mut socket) = connect(HELLO_PORT) else {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            continue;
+        };
+        while socket.write_all(&count.to_le_bytes()).is_ok() {
+            count += 1;
+            if count % 16 == 0 {
+                let mut bytes = [0; 8];
+                File::open("/dev/hwrng").and_then(|mut f| f.read_exact(&mut bytes)).unwrap();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+}

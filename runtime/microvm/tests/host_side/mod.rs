@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use microvm::devices::virtio::fs;
 use microvm::jail::Jail;
+use microvm::snapshot::Files;
 use microvm::{Announce, Config, Devices, Handle, InitrdPart, Loading, Outcome, Vm};
 
 use super::guest_side::{ECHO_PORT, HELLO_PORT};
@@ -70,6 +71,10 @@ impl Bench {
         }
         handle
     }
+}
+
+fn devices() -> Devices {
+    Devices { fs: vec![], vsock: true, rng: true }
 }
 
 /// One entry of a cpio archive of the "newc" kind.
@@ -239,4 +244,68 @@ pub fn pause_holds_the_guest(bench: &Bench) {
     }
     handle.stop();
     assert!(matches!(handle.wait(), Outcome::Stopped));
+}
+
+fn memory_file() -> File {
+    // SAFETY: a NUL-terminated name; the descriptor is new.
+    unsafe {
+        let fd = libc::memfd_create(c"snapshot".as_ptr(), libc::MFD_CLOEXEC);
+        <File as std::os::fd::FromRawFd>::from_raw_fd(fd)
+    }
+}
+
+fn rewound(file: &File) -> File {
+    let mut copy = file.try_clone().unwrap();
+    std::io::Seek::rewind(&mut copy).unwrap();
+    copy
+}
+
+fn next_count(stream: &mut impl Read) -> u32 {
+    let mut bytes = [0; 4];
+    stream.read_exact(&mut bytes).unwrap();
+    u32::from_le_bytes(bytes)
+}
+
+pub fn a_saved_machine_goes_on(bench: &Bench) {
+    for vcpus in [1, 2] {
+        let files = Files { state: memory_file(), memory: memory_file() };
+        let reached = {
+            let handle = bench.start(|config| config.vcpus = vcpus);
+            let listener = handle.connector().unwrap().listen(HELLO_PORT).unwrap();
+            let mut stream = listener.accept().unwrap();
+            let mut count = 0;
+            while count < 40 {
+                count = next_count(&mut stream);
+            }
+            assert!(handle.save(&files).is_err(), "saved while it ran");
+            handle.pause().unwrap();
+            let start = Instant::now();
+            handle.save(&files).unwrap();
+            println!(
+                "    {vcpus} vCPU saved in {:?}, {} KiB of state",
+                start.elapsed(),
+                files.state.metadata().unwrap().len() >> 10
+            );
+            count
+        };
+        // Twice from the same files: a restored machine does not change them.
+        for _ in 0..2 {
+            let start = Instant::now();
+            let saved = Files { state: rewound(&files.state), memory: rewound(&files.memory) };
+            let handle =
+                Vm::restore(saved, devices()).unwrap().start_paused(&Jail::none()).unwrap();
+            let listener = handle.connector().unwrap().listen(HELLO_PORT).unwrap();
+            handle.resume().unwrap();
+            let restored = start.elapsed();
+            let mut stream = listener.accept().unwrap();
+            let first = next_count(&mut stream);
+            println!("    running after {restored:?}, heard after {:?}", start.elapsed());
+            assert!(first >= reached && first < reached + 1000, "{first}");
+            for i in 1..50 {
+                assert_eq!(next_count(&mut stream), first + i);
+            }
+        }
+        let wrong = Files { state: rewound(&files.state), memory: memory_file() };
+        assert!(Vm::restore(wrong, devices()).is_err());
+    }
 }
