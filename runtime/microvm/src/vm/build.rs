@@ -231,10 +231,11 @@ impl Parts {
         if loaded.acpi {
             let tables = acpi::build(config.vcpus, irqs)?;
             self.write("ACPI tables", layout::ACPI, &tables)?;
-        } else {
-            let table = mptable::build(layout::MPTABLE, config.vcpus);
-            self.write("MP table", layout::MPTABLE, &table)?;
         }
+        // Kernels look for it before they have read the ACPI tables, and search all
+        // of base memory and the BIOS area if it is not where they look first.
+        let table = mptable::build(layout::MPTABLE, config.vcpus);
+        self.write("MP table", layout::MPTABLE, &table)?;
         regs::write_tables(&self.memory)
             .map_err(|source| Error::Write { what: "page tables", source })
     }
