@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be read.
-    #[error("reading {}: {source}", path.display())]
+    #[error("reading {}: {}", path.display(), words(source))]
     Read {
         /// The file.
         path: PathBuf,
@@ -110,4 +110,27 @@ pub enum Problem {
     /// Something exclusive was given with this field.
     #[error("cannot be combined with {0}")]
     Conflict(&'static str),
+}
+
+/// What the kernel said, in the small letters that engines look for in messages, and without
+/// the error's number.
+pub fn words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = match text.rfind(" (os error ") {
+        Some(at) => &text[..at],
+        None => &text,
+    };
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_words_are_small_and_plain() {
+        assert_eq!(words(&std::io::Error::from_raw_os_error(2)), "no such file or directory");
+        assert_eq!(words(&std::io::Error::other("Out of luck")), "out of luck");
+    }
 }

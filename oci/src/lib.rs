@@ -11,7 +11,7 @@ mod template;
 mod validate;
 mod vm;
 
-pub use error::{Error, Problem};
+pub use error::{Error, Problem, words};
 pub use oci_spec::runtime as spec;
 pub use parse::{
     Config, load, load_trusted, load_with_text, parse, parse_process, parse_resources,

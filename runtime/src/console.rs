@@ -60,14 +60,7 @@ impl Relay {
 
     /// Gives the container's terminal the size of the caller's.
     fn resize(&self) {
-        let Some(raw) = &self.raw else { return };
-        let mut size = MaybeUninit::<libc::winsize>::uninit();
-        // SAFETY: TIOCGWINSZ writes a winsize; it is handed on only when that succeeded.
-        unsafe {
-            if libc::ioctl(raw.fd, libc::TIOCGWINSZ, size.as_mut_ptr()) == 0 {
-                libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, size.as_ptr());
-            }
-        }
+        copy_size(&self.master);
     }
 
     /// Relays until the child has ended and all that it printed is out; its exit status.
@@ -179,6 +172,32 @@ impl Relay {
             self.output.clear();
             self.output_open = false;
         }
+    }
+}
+
+/// The size of the caller's terminal, if one of stdin, stdout and stderr is one.
+fn window() -> Option<libc::winsize> {
+    (0..3).find_map(|fd| {
+        let mut size = MaybeUninit::<libc::winsize>::uninit();
+        // SAFETY: TIOCGWINSZ writes a winsize; it is read only when that succeeded.
+        unsafe {
+            (libc::ioctl(fd, libc::TIOCGWINSZ, size.as_mut_ptr()) == 0).then(|| size.assume_init())
+        }
+    })
+}
+
+/// The same as a process's `consoleSize`.
+pub fn caller_size() -> Option<oci::spec::Box> {
+    let window = window()?;
+    let size = oci::spec::BoxBuilder::default();
+    size.height(window.ws_row).width(window.ws_col).build().ok()
+}
+
+/// Gives a terminal the size of the caller's.
+pub fn copy_size(master: &OwnedFd) {
+    if let Some(size) = window() {
+        // SAFETY: TIOCSWINSZ reads a winsize. A failure leaves the size as it is.
+        unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size) };
     }
 }
 

@@ -10,7 +10,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call on a file failed.
-    #[error("{operation} {}: {source}", path.display())]
+    #[error("{operation} {}: {}", path.display(), oci::words(source))]
     File {
         /// What was tried.
         operation: &'static str,
@@ -20,7 +20,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A system call on something else failed.
-    #[error("{operation}: {source}")]
+    #[error("{operation}: {}", oci::words(source))]
     System {
         /// What was tried.
         operation: &'static str,

@@ -36,6 +36,10 @@ pub fn run(context: &Context, parsed: &Parsed) -> Result<i32> {
     }
     let mut live = lifecycle::create(context, &id(parsed)?, &options(parsed, detach, true)?)?;
     let console = live.take_console();
+    if let Some(console) = &console {
+        // The program may look at the size before the relay could set it.
+        crate::console::copy_size(console);
+    }
     live.start()?;
     if detach {
         live.detach();

@@ -50,6 +50,10 @@ pub fn exec(context: &Context, parsed: &Parsed) -> Result<i32> {
     if !detach && !parsed.has("no-subreaper") {
         lifecycle::set_subreaper()?;
     }
+    if terminal && !detach && process.console_size().is_none() {
+        // The program may look at the size before the relay could set it.
+        process.set_console_size(crate::console::caller_size());
+    }
     let cgroup = parsed.texts("cgroup")?;
     // What arrives while the process is made waits until there is somebody to forward it to.
     let _blocked = lifecycle::Blocked::new();

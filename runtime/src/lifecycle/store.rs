@@ -83,6 +83,14 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A container's process that was cloned meanwhile has the descriptor, too: closing ours
+        // would not unlock.
+        self.release();
+    }
+}
+
 /// An id that was claimed for a container being made; dropped, it is given back.
 #[derive(Debug)]
 pub struct Claim {
