@@ -4,6 +4,7 @@ use crate::wall::{Container, CreateRequest, Created, Exec, ExecRequest, Record, 
 use crate::{Error, Result};
 use config::WallKind;
 use container::cgroups::OomEvents;
+use container::criu;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 
@@ -38,6 +39,30 @@ impl Created for Made {
 
     fn start(&mut self) -> Result<()> {
         Ok(self.0.start()?)
+    }
+
+    fn keep(self: Box<Self>) {
+        self.0.keep();
+    }
+}
+
+struct Restored(container::criu::Restored);
+
+impl Created for Restored {
+    fn pid(&self) -> i32 {
+        self.0.pid()
+    }
+
+    fn record(&self) -> Record {
+        Record::Container(self.0.record().clone())
+    }
+
+    fn take_console(&mut self) -> Option<OwnedFd> {
+        self.0.take_console()
+    }
+
+    fn start(&mut self) -> Result<()> {
+        Ok(())
     }
 
     fn keep(self: Box<Self>) {
@@ -126,6 +151,40 @@ impl Wall for ContainerWall {
     fn oom_events(&self, container: &Container) -> Result<Option<OomEvents>> {
         let events = own(container)?.cgroup.oom_events().map_err(container::Error::from)?;
         Ok(Some(events))
+    }
+
+    fn checkpoint(
+        &self,
+        container: &Container,
+        config: &oci::Config,
+        options: &criu::Options,
+    ) -> Result<()> {
+        let bundle = &container.bundle;
+        Ok(criu::checkpoint(&criu::CheckpointRequest {
+            record: own(container)?,
+            config,
+            bundle,
+            options,
+        })?)
+    }
+
+    fn restore(
+        &self,
+        request: &CreateRequest<'_>,
+        options: &criu::Options,
+    ) -> Result<Box<dyn Created>> {
+        let restored = criu::restore(&criu::RestoreRequest {
+            id: request.id,
+            config: request.config,
+            bundle: request.bundle,
+            state_dir: request.state_dir,
+            options,
+            console_socket: request.console_socket,
+            stdio: request.stdio,
+            systemd_cgroup: request.systemd_cgroup,
+            rootless: request.rootless,
+        })?;
+        Ok(Box::new(Restored(restored)))
     }
 
     fn delete(&self, container: &Container, force: bool) -> Result<()> {

@@ -151,6 +151,12 @@ pub enum Error {
         /// Its own wall.
         wall: config::WallKind,
     },
+    /// CRIU, or what is around it, failed.
+    #[error(transparent)]
+    Criu(#[from] container::criu::Error),
+    /// Only what runs can be saved.
+    #[error("container cannot be checkpointed in {0} state")]
+    NotCheckpointable(oci::Status),
     /// An operation that one wall does not have.
     #[error("{operation} is not supported for a {wall}")]
     NotOnThisWall {

@@ -136,6 +136,20 @@ pub trait Wall {
     fn process_table(&self, container: &Container, arguments: &[OsString]) -> Result<String>;
     /// Notices of out-of-memory kills; `None` where the wall can give none.
     fn oom_events(&self, container: &Container) -> Result<Option<container::cgroups::OomEvents>>;
+    /// Saves its processes. Unless they are to run on, they are gone afterwards.
+    fn checkpoint(
+        &self,
+        container: &Container,
+        config: &oci::Config,
+        options: &container::criu::Options,
+    ) -> Result<()>;
+    /// Makes a container from saved processes, which run at once: [`Created::start`] has nothing
+    /// left to do.
+    fn restore(
+        &self,
+        request: &CreateRequest<'_>,
+        options: &container::criu::Options,
+    ) -> Result<Box<dyn Created>>;
     /// Removes what is left of a stopped container; with `force`, ends it first.
     fn delete(&self, container: &Container, force: bool) -> Result<()>;
 }

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::lifecycle::{self, Context, CreateOptions};
 use std::path::PathBuf;
 
-fn options(parsed: &Parsed, detach: bool, foreground: bool) -> Result<CreateOptions> {
+pub(super) fn options(parsed: &Parsed, detach: bool, foreground: bool) -> Result<CreateOptions> {
     Ok(CreateOptions {
         bundle: parsed.value("bundle").map(PathBuf::from),
         console_socket: parsed.value("console-socket").map(PathBuf::from),

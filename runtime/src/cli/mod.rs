@@ -2,6 +2,7 @@
 
 mod args;
 mod create;
+mod criu;
 mod exec;
 mod features;
 mod log;
@@ -146,9 +147,8 @@ fn simple(name: &str, context: &Context, parsed: &Parsed) -> Result<i32> {
         "resume" => done(lifecycle::resume(context, &id(parsed)?)),
         "update" => done(update::update(context, &id(parsed)?, parsed)),
         "events" => done(manage::events(context, &id(parsed)?, parsed)),
-        "checkpoint" | "restore" => {
-            Err(Error::NotOnThisWall { operation: "checkpoint", wall: "container" })
-        }
+        "checkpoint" => criu::checkpoint(context, parsed),
+        "restore" => criu::restore(context, parsed),
         "check" => done(check(parsed)),
         "kernel" => done(kernel(parsed)),
         other => Err(Error::UnknownCommand(other.to_owned())),

@@ -36,6 +36,9 @@ const WORK_PATH: Opt = valued("work-path", "DIR", "where criu's logs go");
 const TCP_ESTABLISHED: Opt = switch("tcp-established", "allow open TCP connections");
 const EXT_UNIX_SK: Opt = switch("ext-unix-sk", "allow external unix sockets");
 const SHELL_JOB: Opt = switch("shell-job", "allow shell jobs");
+const TCP_SKIP_IN_FLIGHT: Opt =
+    switch("tcp-skip-in-flight", "leave out connections not yet accepted");
+const LINK_REMAP: Opt = switch("link-remap", "link unlinked files again");
 const FILE_LOCKS: Opt = switch("file-locks", "handle file locks");
 const LAZY_PAGES: Opt = switch("lazy-pages", "restore memory on demand by userfaultfd");
 const CGROUPS_MODE: Opt =
@@ -191,6 +194,8 @@ pub const COMMANDS: &[Command] = &[
             TCP_ESTABLISHED,
             EXT_UNIX_SK,
             SHELL_JOB,
+            TCP_SKIP_IN_FLIGHT,
+            LINK_REMAP,
             LAZY_PAGES,
             valued("status-fd", "FD", "criu writes a NUL here when lazy-pages is ready"),
             valued("page-server", "ADDRESS:PORT", "send pages there"),

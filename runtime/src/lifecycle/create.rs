@@ -1,7 +1,7 @@
 //! `create` and the first half of `run`: from a bundle to a container that waits.
 
 use super::{Blocked, Context, Id, store, wall};
-use crate::wall::{Container, CreateRequest, Created, RECORD_VERSION};
+use crate::wall::{Container, CreateRequest, Created, RECORD_VERSION, Wall};
 use crate::{Error, Result};
 use config::{HullToml, Inputs};
 use std::fs;
@@ -43,6 +43,25 @@ pub struct Live {
 /// Makes a container. Signals are blocked from here until [`Live`] lets go of them, so that
 /// a TERM in the middle leaves nothing behind.
 pub fn create(context: &Context, id: &Id, options: &CreateOptions) -> Result<Live> {
+    make(context, id, options, |wall, request| wall.create(request))
+}
+
+/// Makes a container that runs on from where it was saved.
+pub fn restore(
+    context: &Context,
+    id: &Id,
+    options: &CreateOptions,
+    images: &container::criu::Options,
+) -> Result<Live> {
+    make(context, id, options, |wall, request| wall.restore(request, images))
+}
+
+fn make(
+    context: &Context,
+    id: &Id,
+    options: &CreateOptions,
+    by: impl FnOnce(&dyn Wall, &CreateRequest<'_>) -> Result<Box<dyn Created>>,
+) -> Result<Live> {
     let pid_file = options.pid_file.as_deref().map(absolute).transpose()?;
     let console_socket = options.console_socket.as_deref().map(absolute).transpose()?;
     let file = hull_toml(context)?;
@@ -61,7 +80,7 @@ pub fn create(context: &Context, id: &Id, options: &CreateOptions) -> Result<Liv
     let claim = context.store.claim(id)?;
     claim.save_config(&text)?;
     drop(text);
-    let created = wall.create(&CreateRequest {
+    let request = CreateRequest {
         id: id.as_str(),
         config: &config,
         decision: &decision,
@@ -77,7 +96,8 @@ pub fn create(context: &Context, id: &Id, options: &CreateOptions) -> Result<Liv
         rootless: context.rootless,
         foreground: options.foreground,
         debug: context.debug,
-    })?;
+    };
+    let created = by(wall, &request)?;
     let container = describe(id, bundle, &config, created.as_ref(), claim.path().to_owned());
     // Should what follows fail, the container goes first, then its directory.
     let lock = claim.commit(&container)?;

@@ -10,7 +10,7 @@ mod store;
 mod time;
 mod wait;
 
-pub use create::{CreateOptions, Live, create};
+pub use create::{CreateOptions, Live, create, restore};
 pub(crate) use create::{absolute, check_console};
 pub use id::Id;
 pub use signals::Blocked;
@@ -152,6 +152,22 @@ fn forget(store: &Store, container: &Container) -> Result<()> {
     store.remove(&container.state_dir)?;
     container.run_poststop();
     Ok(())
+}
+
+/// Saves a container's processes; unless they are to run on, the container is deleted.
+pub fn checkpoint(context: &Context, id: &Id, options: &container::criu::Options) -> Result<()> {
+    let (_lock, container) = context.store.lock(id)?;
+    match container.status()? {
+        Status::Running | Status::Paused => {}
+        status => return Err(Error::NotCheckpointable(status)),
+    }
+    let config = context.store.config(&container)?;
+    container.wall().checkpoint(&container, &config, options)?;
+    if options.leave_running || options.pre_dump {
+        return Ok(());
+    }
+    container.wall().delete(&container, true)?;
+    forget(&context.store, &container)
 }
 
 /// Freezes a container.

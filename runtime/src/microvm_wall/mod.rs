@@ -215,6 +215,23 @@ impl Wall for MicrovmWall {
         Ok(None)
     }
 
+    fn checkpoint(
+        &self,
+        _: &Container,
+        _: &oci::Config,
+        _: &container::criu::Options,
+    ) -> Result<()> {
+        Err(Error::NotOnThisWall { operation: "checkpoint", wall: "microvm" })
+    }
+
+    fn restore(
+        &self,
+        _: &CreateRequest<'_>,
+        _: &container::criu::Options,
+    ) -> Result<Box<dyn Created>> {
+        Err(Error::NotOnThisWall { operation: "restore", wall: "microvm" })
+    }
+
     fn delete(&self, container: &Container, force: bool) -> Result<()> {
         let record = own(container)?;
         if alive(record) {

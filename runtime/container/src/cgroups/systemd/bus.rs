@@ -94,16 +94,17 @@ impl Bus {
     }
 
     /// The kernel tells the other end who we are; an empty identity says to take that.
+    ///
+    /// All of it is sent at once, and the first message only after the answer: systemd that finds a
+    /// message behind `BEGIN` in one read does not look at it until more comes.
     fn authenticate(&mut self) -> Result<(), Failure> {
-        self.stream.write_all(b"\0AUTH EXTERNAL\r\n")?;
+        self.stream.write_all(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
         if self.line()? != "DATA" {
             return Err(Failure::Garbled);
         }
-        self.stream.write_all(b"DATA\r\n")?;
         if !self.line()?.starts_with("OK ") {
             return Err(Failure::Io(io::Error::from_raw_os_error(libc::EACCES)));
         }
-        self.stream.write_all(b"BEGIN\r\n")?;
         Ok(())
     }
 
