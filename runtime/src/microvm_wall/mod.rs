@@ -221,7 +221,7 @@ impl Wall for MicrovmWall {
         _: &oci::Config,
         _: &container::criu::Options,
     ) -> Result<()> {
-        Err(Error::NotOnThisWall { operation: "checkpoint", wall: "microvm" })
+        Err(crate::Error::NotOnThisWall { operation: "checkpoint", wall: "microvm" })
     }
 
     fn restore(
@@ -229,7 +229,7 @@ impl Wall for MicrovmWall {
         _: &CreateRequest<'_>,
         _: &container::criu::Options,
     ) -> Result<Box<dyn Created>> {
-        Err(Error::NotOnThisWall { operation: "restore", wall: "microvm" })
+        Err(crate::Error::NotOnThisWall { operation: "restore", wall: "microvm" })
     }
 
     fn delete(&self, container: &Container, force: bool) -> Result<()> {
