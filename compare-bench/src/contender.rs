@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::bundle::{Bundle, Workload};
 use crate::error::Error;
 use crate::spawn::{self, Measured, Output};
-use crate::{Common, Wall, legacy};
+use crate::{Common, Wall, legacy, machine_peer};
 
 /// One runtime, ready to be called.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Contender {
     /// What it was given that others were not.
     pub note: Option<String>,
     program: PathBuf,
+    /// All words of a bare machine, which knows no container.
+    machine: Option<Vec<OsString>>,
     mount_ns: Option<OwnedFd>,
     dir: PathBuf,
 }
@@ -33,6 +35,27 @@ impl Contender {
     ) -> Result<Measured, Error> {
         crate::interrupt::check()?;
         let measured = self.try_call(words, output)?;
+        self.succeeded(step, measured)
+    }
+
+    /// Whether it is a runtime, with a life of single commands.
+    pub fn is_runtime(&self) -> bool {
+        self.machine.is_none()
+    }
+
+    /// `run` of the user's command, or a bare machine's whole life.
+    pub fn whole_run(&self, id: &str) -> Result<Measured, Error> {
+        match &self.machine {
+            None => self.call("run", &["run", "--bundle", &self.own(), id], Output::Read),
+            Some(words) => {
+                crate::interrupt::check()?;
+                let measured = spawn::run(&self.program, words, Output::Read, None)?;
+                self.succeeded("run", measured)
+            }
+        }
+    }
+
+    fn succeeded(&self, step: &'static str, measured: Measured) -> Result<Measured, Error> {
         if measured.status == 0 {
             return Ok(measured);
         }
@@ -132,6 +155,10 @@ impl Field {
         let names =
             asked.clone().unwrap_or_else(|| ["crun", "runc", "youki"].map(String::from).to_vec());
         for name in names.iter().filter(|name| *name != "none") {
+            if name == "qemu" {
+                self.qemu(common)?;
+                continue;
+            }
             let Some(program) = which(name) else {
                 if asked.is_some() {
                     self.left_out
@@ -155,6 +182,27 @@ impl Field {
         Ok(())
     }
 
+    fn qemu(&mut self, common: &Common) -> Result<(), Error> {
+        let kernel = common.kernel.as_ref().ok_or(Error::NoKernel)?;
+        let program =
+            which("qemu-system-x86_64").ok_or_else(|| Error::NoPeer { name: "qemu".into() })?;
+        let dir = self.dir.join("qemu");
+        let initramfs = dir.join("initramfs");
+        fs::create_dir_all(&dir)
+            .and_then(|()| fs::write(&initramfs, machine_peer::initramfs()))
+            .map_err(|source| Error::File { path: initramfs.clone(), source })?;
+        self.contenders.push(Contender {
+            name: "qemu -M microvm".into(),
+            version: spawn_version(&program),
+            note: Some("no container: its kernel boots to an init that ends it".into()),
+            program,
+            machine: Some(machine_peer::words(kernel, &initramfs)),
+            mount_ns: None,
+            dir,
+        });
+        Ok(())
+    }
+
     fn add(
         &mut self,
         name: String,
@@ -169,7 +217,15 @@ impl Field {
             self.bundle.write(&dir.join("hold"), Workload::Hold, annotations)?;
         }
         let version = spawn_version(&program);
-        self.contenders.push(Contender { name, version, note, program, mount_ns, dir });
+        self.contenders.push(Contender {
+            name,
+            version,
+            note,
+            program,
+            machine: None,
+            mount_ns,
+            dir,
+        });
         Ok(())
     }
 

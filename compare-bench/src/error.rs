@@ -26,6 +26,8 @@ pub enum Error {
     NoHull,
     #[error("{name}: not found")]
     NoPeer { name: String },
+    #[error("qemu: needs --kernel, a kernel to boot")]
+    NoKernel,
     #[error("the bundle's rootfs has no sleep to keep a container running")]
     NoHold,
     #[error("nothing to measure: no wall and no peer")]

@@ -1,6 +1,6 @@
 //! `compare-bench exec`: one more process in a container that runs.
 
-use crate::contender::Field;
+use crate::contender::{Contender, Field};
 use crate::error::Error;
 use crate::life::Life;
 use crate::report::Report;
@@ -13,6 +13,7 @@ pub fn measure(common: &Common, command: &[String]) -> Result<Report, Error> {
     if !field.bundle.can_hold() {
         return Err(Error::NoHold);
     }
+    field.contenders.retain(Contender::is_runtime);
     let mut report = Report::new("exec", common);
     // Who cannot start is left out before the rounds, which borrow the field.
     let mut index = 0;

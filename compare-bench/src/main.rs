@@ -13,6 +13,7 @@ mod interrupt;
 mod legacy;
 mod life;
 mod machine;
+mod machine_peer;
 mod parallel;
 mod report;
 mod sandbox;
@@ -60,7 +61,8 @@ struct Common {
     #[arg(long, value_delimiter = ',')]
     wall: Option<Vec<Wall>>,
     /// Other runtimes, by name or path; `none` for none. Without it: those of
-    /// crun, runc and youki that are installed.
+    /// crun, runc and youki that are installed. `qemu` (with --kernel) is a bare
+    /// `-M microvm` that boots to an init which ends it.
     #[arg(long, value_delimiter = ',')]
     peer: Option<Vec<String>>,
     /// The hull to measure (the one beside this program, else the one in PATH).

@@ -60,7 +60,7 @@ fn one(
     }
     let mut peak = run.peak_kib;
     note(report::PEAK_RUN, report::mib(peak));
-    if !holds {
+    if !holds || !contender.is_runtime() {
         return Ok(());
     }
     interrupt::check()?;
@@ -91,9 +91,9 @@ fn one(
 
 /// `run` of the bundle's own command to its end, which has to be a success.
 pub fn whole_run(contender: &Contender) -> Result<Measured, Error> {
-    let (id, bundle) = (life::fresh_id(), contender.own());
-    let result = contender.call("run", &["run", "--bundle", &bundle, &id], Output::Read);
-    if result.is_err() {
+    let id = life::fresh_id();
+    let result = contender.whole_run(&id);
+    if result.is_err() && contender.is_runtime() {
         let _ = contender.try_call(&["delete", "--force", &id], Output::Discard);
     }
     result
