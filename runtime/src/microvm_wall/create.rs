@@ -66,7 +66,9 @@ pub fn create(request: &CreateRequest<'_>) -> crate::Result<Box<dyn Created>> {
     let mut made = spawn(request)?;
     frame::write(&made.socket, &launch).map_err(Error::from)?;
     made.wait_for_creation(request)?;
-    if let (Some(path), Some(master)) = (request.console_socket, made.console.take()) {
+    if let Some(path) = request.console_socket
+        && let Some(master) = made.console.take()
+    {
         pty::send(path, master)?;
     }
     Ok(Box::new(made))

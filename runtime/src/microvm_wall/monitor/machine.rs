@@ -50,7 +50,7 @@ pub struct Phases {
 
 impl Phases {
     /// `began` is the creator's begin in nanoseconds of CLOCK_MONOTONIC.
-    fn new(began: u64) -> Self {
+    pub fn new(began: u64) -> Self {
         let ago = super::super::monotonic_now().saturating_sub(began);
         let now = Instant::now();
         let began = now.checked_sub(Duration::from_nanos(ago)).unwrap_or(now);
@@ -81,8 +81,8 @@ pub fn bring_up(
     launch: Launch,
     place: &mut Place,
     creator: &UnixStream,
+    mut phases: Phases,
 ) -> Result<Machine, Failure> {
-    let mut phases = Phases::new(launch.began);
     phases.mark("placed");
     // Threads made from here on take no signals but those they ask for.
     let signals = Signals::watch().map_err(|e| Failure::host(format!("watch for signals: {e}")))?;

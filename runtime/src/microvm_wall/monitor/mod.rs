@@ -37,11 +37,12 @@ pub fn run() -> ! {
         Ok(None) => exit(1),
         Err(error) => give_up(&creator, &format!("the monitor was not told what to make: {error}")),
     };
+    let phases = machine::Phases::new(launch.began);
     let mut place = match place::Place::take(&launch) {
         Ok(place) => place,
         Err(error) => give_up(&creator, &error.to_string()),
     };
-    match machine::bring_up(launch, &mut place, &creator) {
+    match machine::bring_up(launch, &mut place, &creator, phases) {
         Ok(machine) => {
             let code = serve::Server::new(machine, place, creator).run();
             exit(code)
