@@ -184,13 +184,8 @@ pub fn delete(record: &Record, force: bool) -> Result<()> {
         let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         while poll(&mut fds, END_MILLIS) == Err(Errno::EINTR) {}
     }
-    if record.cgroup.exists() {
-        // Those that were left behind (exec'd ones, children in a shared pid namespace).
-        if !record.cgroup.processes().unwrap_or_default().is_empty() {
-            record.cgroup.kill_all()?;
-        }
-        record.cgroup.remove()?;
-    }
+    // With those that were left behind (exec'd ones, children in a shared pid namespace).
+    record.cgroup.clear()?;
     if let Some(rdt) = &record.rdt {
         rdt.remove()?;
     }

@@ -199,15 +199,15 @@ fn inherit(path: &Path, top: &Path, file: &str, planned: bool) -> Result<()> {
         return Ok(());
     };
     let target = parent.join(file);
-    let mut value = fs::read(&target)?;
-    if value.trim().is_empty() {
+    let mut value = fs::line(&target)?;
+    if value.is_empty() {
         inherit(parent, top, file, false)?;
-        value = fs::read(&target)?;
+        value = fs::line(&target)?;
     }
-    if planned || value.trim().is_empty() {
+    if planned || value.is_empty() {
         return Ok(());
     }
-    fs::write(&path.join(file), value.trim())
+    fs::write(&path.join(file), &value)
 }
 
 /// Enables controllers for `path` in every cgroup above it; gives those it has in the end.
@@ -219,7 +219,7 @@ fn enable(
     wanted: Option<&Vec<super::limits::Write>>,
 ) -> Result<Vec<String>> {
     let list = |path: &Path, file: &str| -> Result<Vec<String>> {
-        Ok(fs::read(&path.join(file))?.split_whitespace().map(str::to_owned).collect())
+        Ok(fs::line(&path.join(file))?.split_whitespace().map(str::to_owned).collect())
     };
     let needed = |name: &String| {
         wanted.is_none_or(|writes| writes.iter().any(|write| write.controller == *name))

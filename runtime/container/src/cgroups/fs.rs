@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Longest file read whole (a `cgroup.procs` of a very large container is the largest).
-const MAX_FILE: u64 = 64 << 20;
+const MAX_FILE: usize = 64 << 20;
+/// More than any file of one line has, and most others.
+const CHUNK: usize = 8 << 10;
 
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes())
@@ -45,12 +47,38 @@ pub(super) fn write(path: &Path, value: &str) -> Result<()> {
     put(path, value).map_err(|source| Error::io(format!("write {value:?} to"), path, source))
 }
 
-/// The whole of a file.
+/// The whole of a file, in few reads.
 pub(super) fn read_raw(path: &Path) -> io::Result<String> {
-    use io::Read;
-    let mut out = String::new();
-    std::fs::File::from(open(path, libc::O_RDONLY)?).take(MAX_FILE).read_to_string(&mut out)?;
-    Ok(out)
+    let fd = open(path, libc::O_RDONLY)?;
+    let mut out = Vec::new();
+    loop {
+        let at = out.len();
+        out.resize(at + CHUNK, 0);
+        let count = read_fd(&fd, &mut out[at..])?;
+        out.truncate(at + count);
+        if count == 0 {
+            break;
+        }
+        if out.len() > MAX_FILE {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
+        }
+    }
+    String::from_utf8(out).map_err(|_| io::Error::from_raw_os_error(libc::EILSEQ))
+}
+
+fn read_fd(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length are those of `buffer`.
+    let count = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// The one line of a file that has one, by one read: the kernel gives it whole.
+pub(super) fn line(path: &Path) -> Result<String> {
+    let failed = |source| Error::io("read", path, source);
+    let fd = open(path, libc::O_RDONLY).map_err(failed)?;
+    let mut buffer = [0; CHUNK];
+    let count = read_fd(&fd, &mut buffer).map_err(failed)?;
+    Ok(String::from_utf8_lossy(&buffer[..count]).trim().to_owned())
 }
 
 /// The whole of a file; the error names it.

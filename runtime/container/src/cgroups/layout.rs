@@ -196,7 +196,7 @@ pub(super) fn is_cgroup2(path: &Path) -> bool {
 }
 
 fn read(path: &str) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|source| Error::io("read", Path::new(path), source))
+    super::fs::read(Path::new(path))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::layout::Layout;
 use super::limits::{self, Write};
 use super::place::{Inner, Unit};
 use oci::spec::LinuxResources;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
@@ -73,14 +74,15 @@ pub fn plan(request: &Request<'_>) -> Result<Plan> {
 
 pub(super) fn plan_on(request: &Request<'_>, layout: Layout) -> Result<Plan> {
     let resources = request.resources.cloned().unwrap_or_default();
-    let v2_controllers = match (&layout.v2, layout.v1.is_empty(), needs_v2(&resources)) {
-        (Some(v2), false, true) => {
-            super::fs::read_raw(&v2.mountpoint.join("cgroup.controllers")).unwrap_or_default()
-        }
-        _ => String::new(),
+    // Read once, and only when some controller is not on v1.
+    let on_v2 = OnceCell::new();
+    let v2_has = |controller: &str| {
+        let list = on_v2.get_or_init(|| {
+            let file = layout.v2.as_ref().map(|v2| v2.mountpoint.join("cgroup.controllers"));
+            file.and_then(|file| super::fs::line(&file).ok()).unwrap_or_default()
+        });
+        list.split_whitespace().any(|known| known == controller)
     };
-    let v2_has =
-        |controller: &str| v2_controllers.split_whitespace().any(|known| known == controller);
     let limits = Limits::new(&resources, &layout, &v2_has)?;
     if layout.v1_of("devices").is_some() {
         // Said now rather than half-way.
@@ -103,15 +105,4 @@ pub(super) fn plan_on(request: &Request<'_>, layout: Layout) -> Result<Plan> {
         rootless: request.rootless,
         owner: request.owner,
     })
-}
-
-/// Whether something is asked for that a v2 hierarchy beside v1 ones might have to give.
-pub(super) fn needs_v2(resources: &LinuxResources) -> bool {
-    resources.unified().as_ref().is_some_and(|map| !map.is_empty())
-        || resources.hugepage_limits().as_ref().is_some_and(|list| !list.is_empty())
-        || resources.rdma().as_ref().is_some_and(|map| !map.is_empty())
-        || resources.memory().is_some()
-        || resources.cpu().is_some()
-        || resources.pids().is_some()
-        || resources.block_io().is_some()
 }

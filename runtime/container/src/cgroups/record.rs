@@ -268,11 +268,30 @@ impl Record {
         for directory in self.directories() {
             fs::remove(directory, PATIENCE)?;
         }
+        self.remove_parents();
+        Ok(())
+    }
+
+    fn remove_parents(&self) {
         for parent in self.parents.iter().rev() {
             // Another container may be in there by now.
             let _ = fs::rmdir(parent);
         }
-        Ok(())
+    }
+
+    /// Removes the cgroup; processes that are left in it are killed first. The usual case, that there
+    /// are none, is found out by just removing.
+    pub fn clear(&self) -> Result<()> {
+        let empty = self.unit.is_none()
+            && self.directories().into_iter().all(|directory| fs::rmdir(directory).is_ok());
+        if empty {
+            self.remove_parents();
+            return Ok(());
+        }
+        if self.exists() {
+            self.kill_all()?;
+        }
+        self.remove()
     }
 
     /// Descriptors for one more process (`exec`). Each of `sub` is runc's `--cgroup`: a path below the
