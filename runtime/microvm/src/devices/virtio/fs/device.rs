@@ -9,6 +9,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::QueueT;
 
 use super::Config;
+use super::inode::StateError;
 use super::sys;
 use super::tree::Tree;
 use super::worker::{Failure, Worker};
@@ -24,6 +25,11 @@ const TAG_LEN: usize = 36;
 /// The high priority queue (FORGET, INTERRUPT) and one request queue. The
 /// guest cuts its requests to fit the latter: 1 MiB wants 256 pages and more.
 const QUEUE_SIZES: [u16; 2] = [128, 512];
+
+/// The most descriptors a guest may make us hold, and what is left to the
+/// rest of the process where it may have fewer.
+const DESCRIPTORS_MAX: usize = 200_000;
+const DESCRIPTORS_OTHER: usize = 256;
 
 const NAME: &str = "virtio-fs";
 
@@ -57,8 +63,10 @@ impl Fs {
         config_space[..tag.len()].copy_from_slice(tag);
         // num_request_queues
         config_space[TAG_LEN..].copy_from_slice(&1u32.to_le_bytes());
-        sys::raise_file_limit().map_err(system("raise the limit of open files"))?;
-        let tree = Tree::new(config.root).map_err(system("open the tree"))?;
+        let limit = sys::raise_file_limit().map_err(system("raise the limit of open files"))?;
+        let descriptors = usize::try_from(limit).unwrap_or(usize::MAX).min(DESCRIPTORS_MAX);
+        let tree = Tree::new(config.root, descriptors.saturating_sub(DESCRIPTORS_OTHER))
+            .map_err(system("open the tree"))?;
         Ok(Fs { config_space, tree: Arc::new(tree), worker: None })
     }
 
@@ -127,19 +135,27 @@ impl Device for Fs {
     }
 
     fn save(&self) -> Result<serde_json::Value, DeviceError> {
-        // A guest that knows nothing but the root has no state here.
-        match self.tree.counts() {
-            (1, 0) => Ok(serde_json::json!({})),
-            _ => Err(system("save a tree that is in use")(io::Error::from_raw_os_error(
-                libc::EOPNOTSUPP,
-            ))),
-        }
+        let saved = self.tree.save().map_err(state_error)?;
+        serde_json::to_value(saved).map_err(bad_state)
     }
 
     fn restore(&mut self, state: &serde_json::Value) -> Result<(), DeviceError> {
-        if !state.is_object() {
-            return Err(DeviceError::StateField { device: NAME, field: "tree" });
-        }
+        let saved = serde_json::from_value(state.clone()).map_err(bad_state)?;
+        self.tree.restore(saved).map_err(state_error)?;
         self.worker()?.pause().map_err(failed)
     }
+}
+
+fn bad_state(source: serde_json::Error) -> DeviceError {
+    DeviceError::State { device: NAME, source }
+}
+
+fn state_error(error: StateError) -> DeviceError {
+    let field = match error {
+        StateError::NoPlace => "inode: a file in use has no name any more",
+        StateError::Missing => "inode: a file in use is not in this tree",
+        StateError::Kind => "inode: a file in use is of another kind in this tree",
+        StateError::Malformed => "inode: contradicts itself",
+    };
+    DeviceError::StateField { device: NAME, field }
 }

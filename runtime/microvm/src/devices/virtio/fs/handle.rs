@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 /// An open file or directory.
 #[derive(Debug)]
 pub struct Handle {
@@ -12,6 +14,8 @@ pub struct Handle {
     pub inode: u64,
     /// Whether it is a directory.
     pub dir: bool,
+    /// What it was opened with.
+    flags: i32,
     fd: OwnedFd,
 }
 
@@ -22,6 +26,19 @@ impl Handle {
     }
 }
 
+/// A handle in a form that outlives the process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedHandle {
+    /// Its number.
+    pub number: u64,
+    /// Node id of what is open.
+    pub inode: u64,
+    /// Whether it is a directory.
+    pub dir: bool,
+    /// What it was opened with.
+    pub flags: i32,
+}
+
 #[derive(Debug, Default)]
 struct Table {
     open: HashMap<u64, Arc<Handle>>,
@@ -29,23 +46,32 @@ struct Table {
 }
 
 /// All open handles.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Handles {
     table: Mutex<Table>,
+    limit: usize,
 }
 
 impl Handles {
+    /// None yet, and never more than `limit`.
+    pub fn new(limit: usize) -> Handles {
+        Handles { table: Mutex::default(), limit }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new handle's number; numbers are never used twice.
-    pub fn add(&self, inode: u64, dir: bool, fd: OwnedFd) -> u64 {
+    pub fn add(&self, inode: u64, dir: bool, flags: i32, fd: OwnedFd) -> io::Result<u64> {
         let mut table = self.lock();
+        if table.open.len() >= self.limit {
+            return Err(io::Error::from_raw_os_error(libc::ENFILE));
+        }
         table.next += 1;
         let number = table.next;
-        table.open.insert(number, Arc::new(Handle { inode, dir, fd }));
-        number
+        table.open.insert(number, Arc::new(Handle { inode, dir, flags, fd }));
+        Ok(number)
     }
 
     /// The handle with this number, if it is open on this file and is a
@@ -68,11 +94,41 @@ impl Handles {
 
     /// Closes all.
     pub fn clear(&self) {
-        self.lock().open.clear();
+        let gone = std::mem::take(&mut self.lock().open);
+        drop(gone);
     }
 
     /// How many are open.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.lock().open.len()
+    }
+
+    /// All of them, and the last number given.
+    pub fn save(&self) -> (Vec<SavedHandle>, u64) {
+        let table = self.lock();
+        let mut list: Vec<SavedHandle> = table
+            .open
+            .iter()
+            .map(|(number, h)| SavedHandle {
+                number: *number,
+                inode: h.inode,
+                dir: h.dir,
+                flags: h.flags,
+            })
+            .collect();
+        list.sort_by_key(|saved| saved.number);
+        (list, table.next)
+    }
+
+    /// Puts a saved handle back, opened anew.
+    pub fn restore(&self, saved: &SavedHandle, fd: OwnedFd) {
+        let SavedHandle { number, inode, dir, flags } = *saved;
+        self.lock().open.insert(number, Arc::new(Handle { inode, dir, flags, fd }));
+    }
+
+    /// Sets the last number given.
+    pub fn set_last(&self, last: u64) {
+        self.lock().next = last;
     }
 }

@@ -7,7 +7,9 @@ use std::io::{self, Write};
 use std::ops::Deref;
 use std::sync::Arc;
 
-use fuse_backend_rs::abi::fuse_abi::{CopyFileRangeIn, InHeader, Opcode, OutHeader, WriteOut};
+use fuse_backend_rs::abi::fuse_abi::{
+    CopyFileRangeIn, CreateIn, EntryOut, InHeader, Opcode, OpenOut, OutHeader, WriteOut,
+};
 use fuse_backend_rs::api::server::{MAX_BUFFER_SIZE, Server};
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
 use virtio_queue::DescriptorChain;
@@ -20,8 +22,9 @@ use super::tree::Tree;
 /// room for headers and names.
 const CHAIN_MAX: u64 = MAX_BUFFER_SIZE as u64 + (64 << 10);
 
-/// FUSE_SYNCFS and FUSE_TMPFILE, newer than the server's protocol.
+/// Newer than the server's protocol.
 const SYNCFS: u32 = 50;
+const TMPFILE: u32 = 51;
 
 /// What to do with an operation.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -34,6 +37,8 @@ enum Kind {
     CopyFileRange,
     /// Writing back a file system, done here.
     SyncFs,
+    /// A file without a name, done here.
+    TmpFile,
     /// Not there; the guest asks once and remembers.
     Absent,
 }
@@ -51,6 +56,7 @@ fn kind(opcode: u32) -> Kind {
         FORGET | BATCH_FORGET | INTERRUPT => Kind::Silent,
         COPY => Kind::CopyFileRange,
         SYNCFS => Kind::SyncFs,
+        TMPFILE => Kind::TmpFile,
         // LOOKUP..LINK without the holes at 7; OPEN..STATFS, RELEASE.
         1 | 3..=6 | 8..=18 => Kind::Served,
         // FSYNC, the four xattr operations, INIT, directories.
@@ -109,6 +115,14 @@ where
             reply(writer, &header, copied.map(drop), out.as_slice())
         }
         Kind::SyncFs => reply(writer, &header, tree.sync_fs(header.nodeid), &[]),
+        Kind::TmpFile => {
+            let made = temporary(tree, &header, &mut reader);
+            let (result, body) = match made {
+                Ok(body) => (Ok(()), body),
+                Err(e) => (Err(e), Vec::new()),
+            };
+            reply(writer, &header, result, &body)
+        }
         Kind::Absent => reply(writer, &header, Err(errno(libc::ENOSYS)), &[]),
     };
     done.unwrap_or(0) as u32
@@ -133,6 +147,18 @@ fn copy<S: BitmapSlice>(
         (args.fh_out, args.nodeid_out, args.offset_out),
         args.len,
     )
+}
+
+fn temporary<S: BitmapSlice>(
+    tree: &Tree,
+    header: &InHeader,
+    reader: &mut Reader<'_, S>,
+) -> io::Result<Vec<u8>> {
+    reader.read_obj::<InHeader>()?;
+    let args: CreateIn = reader.read_obj()?;
+    let (entry, fh, options) = tree.temporary((header.uid, header.gid), header.nodeid, &args)?;
+    let open = OpenOut { fh, open_flags: options.bits(), passthrough: 0 };
+    Ok([EntryOut::from(entry).as_slice(), open.as_slice()].concat())
 }
 
 fn reply<S: BitmapSlice>(

@@ -21,6 +21,17 @@ pub struct Key {
     pub ino: u64,
 }
 
+/// What is seen of a file when it is looked at.
+#[derive(Clone, Copy)]
+pub struct Seen {
+    /// Which file it is.
+    pub key: Key,
+    /// When it was born; zero where the file system does not say.
+    pub born: (i64, u32),
+    /// Its attributes.
+    pub stat: stat64,
+}
+
 /// Turns a system call's result into a `Result`.
 pub fn check(ret: c_int) -> io::Result<c_int> {
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
@@ -50,7 +61,7 @@ pub fn open_at(
 }
 
 /// Attributes and identity of what a descriptor stands for.
-pub fn stat(fd: BorrowedFd<'_>) -> io::Result<(Key, stat64)> {
+pub fn stat(fd: BorrowedFd<'_>) -> io::Result<Seen> {
     let mut buf = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: an empty terminated path and a buffer of the right size.
     check(unsafe {
@@ -58,7 +69,7 @@ pub fn stat(fd: BorrowedFd<'_>) -> io::Result<(Key, stat64)> {
             fd.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_SYNC_AS_STAT,
-            libc::STATX_BASIC_STATS | libc::STATX_MNT_ID,
+            libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID,
             buf.as_mut_ptr(),
         )
     })?;
@@ -87,7 +98,11 @@ pub fn stat(fd: BorrowedFd<'_>) -> io::Result<(Key, stat64)> {
     st.st_mtime_nsec = i64::from(x.stx_mtime.tv_nsec);
     st.st_ctime = x.stx_ctime.tv_sec;
     st.st_ctime_nsec = i64::from(x.stx_ctime.tv_nsec);
-    Ok((key, st))
+    let born = match x.stx_mask & libc::STATX_BTIME {
+        0 => (0, 0),
+        _ => (x.stx_btime.tv_sec, x.stx_btime.tv_nsec),
+    };
+    Ok(Seen { key, born, stat: st })
 }
 
 /// The name of a descriptor inside `/proc/self/fd`, without allocating.

@@ -8,11 +8,13 @@
 //! Locks are kept inside the guest, as are FIFOs, sockets and devices: for
 //! the host those are names and nothing else.
 
+mod state;
+
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::{
@@ -25,8 +27,8 @@ use fuse_backend_rs::api::filesystem::{
 use libc::{stat64, statvfs64};
 
 use super::handle::Handles;
-use super::inode::{Inode, Inodes, ROOT};
-use super::sys::{self, FdName, Key};
+use super::inode::{Inodes, Limits, Node, ROOT};
+use super::sys::{self, FdName, Seen};
 use super::{TIMEOUT, identity};
 
 /// What a guest may ask of an open file on the host; the rest (O_DIRECT,
@@ -70,20 +72,22 @@ pub struct Tree {
 
 impl Tree {
     /// The tree below `root`. Opens `/proc/self/fd`, the only path ever used.
-    pub fn new(root: OwnedFd) -> io::Result<Tree> {
+    /// The guest gets no more than about `descriptors` of our descriptors.
+    pub fn new(root: OwnedFd, descriptors: usize) -> io::Result<Tree> {
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
         // SAFETY: only passed as "the current directory" of an absolute path.
         let cwd = unsafe { BorrowedFd::borrow_raw(libc::AT_FDCWD) };
         let proc_fd = sys::open_at(cwd, c"/proc/self/fd", flags, 0)?;
-        let (key, st) = sys::stat(root.as_fd())?;
-        if st.st_mode & libc::S_IFMT != libc::S_IFDIR {
+        let seen = sys::stat(root.as_fd())?;
+        if seen.stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
             return Err(errno(libc::ENOTDIR));
         }
+        let limits = Limits { soft: descriptors / 4 + 1, hard: descriptors / 2 + 1 };
         Ok(Tree {
-            inodes: Inodes::new(root, key),
-            handles: Handles::default(),
+            inodes: Inodes::new(root, &seen, limits),
+            handles: Handles::new(descriptors / 2),
             proc_fd,
-            devices: Mutex::new(HashMap::from([(key.dev, 0)])),
+            devices: Mutex::new(HashMap::from([(seen.key.dev, 0)])),
         })
     }
 
@@ -99,8 +103,15 @@ impl Tree {
     }
 
     /// How many files the guest knows and how many it has open.
+    #[cfg(test)]
     pub fn counts(&self) -> (usize, usize) {
         (self.inodes.len(), self.handles.len())
+    }
+
+    /// How many descriptors the files the guest knows take.
+    #[cfg(test)]
+    pub fn descriptors(&self) -> usize {
+        self.inodes.open()
     }
 
     /// The inode number the guest sees. The guest sees one device where the
@@ -121,33 +132,33 @@ impl Tree {
         (index << BITS) ^ low
     }
 
-    fn visible_stat(&self, key: Key, mut st: stat64) -> stat64 {
-        st.st_ino = self.visible_ino(key.dev, key.ino);
-        st
+    fn visible_stat(&self, seen: &Seen) -> stat64 {
+        let mut stat = seen.stat;
+        stat.st_ino = self.visible_ino(seen.key.dev, seen.key.ino);
+        stat
     }
 
     fn attributes(&self, fd: BorrowedFd<'_>) -> io::Result<(stat64, Duration)> {
-        let (key, st) = sys::stat(fd)?;
-        Ok((self.visible_stat(key, st), TIMEOUT))
+        Ok((self.visible_stat(&sys::stat(fd)?), TIMEOUT))
     }
 
     /// Gives the guest a reference to the file behind an `O_PATH` descriptor.
-    fn entry(&self, fd: OwnedFd) -> io::Result<(Entry, Arc<Inode>)> {
-        let (key, st) = sys::stat(fd.as_fd())?;
-        let inode = self.inodes.intern(fd, key, st.st_mode);
+    fn entry(&self, fd: OwnedFd, place: Option<(u64, &CStr)>) -> io::Result<(Entry, Node)> {
+        let seen = sys::stat(fd.as_fd())?;
+        let node = self.inodes.intern(fd, &seen, place)?;
         let entry = Entry {
-            inode: inode.id,
+            inode: node.id,
             generation: 0,
-            attr: self.visible_stat(key, st),
+            attr: self.visible_stat(&seen),
             attr_flags: 0,
             attr_timeout: TIMEOUT,
             entry_timeout: TIMEOUT,
         };
-        Ok((entry, inode))
+        Ok((entry, node))
     }
 
-    fn look_up(&self, parent: &Inode, name: &CStr) -> io::Result<(Entry, Arc<Inode>)> {
-        self.entry(sys::open_path(parent.fd(), name)?)
+    fn look_up(&self, parent: &Node, name: &CStr) -> io::Result<(Entry, Node)> {
+        self.entry(sys::open_path(parent.fd(), name)?, Some((parent.id, name)))
     }
 
     /// Opens for real what is held by an `O_PATH` descriptor.
@@ -158,7 +169,7 @@ impl Tree {
 
     /// Opens a regular file; nothing else is ever opened, or a guest could
     /// reach the host's devices by nodes it makes.
-    fn open_file(&self, inode: &Inode, flags: i32, kill_priv: bool) -> io::Result<OwnedFd> {
+    fn open_file(&self, inode: &Node, flags: i32, kill_priv: bool) -> io::Result<OwnedFd> {
         if !inode.is_file() {
             return Err(errno(if inode.is_dir() { libc::EISDIR } else { libc::ENXIO }));
         }
@@ -172,10 +183,14 @@ impl Tree {
 
     /// What the guest is told about its cache when it opens a file: that it
     /// is still good, if the file has not changed since the last time.
-    fn open_options(&self, inode: &Inode, fd: BorrowedFd<'_>) -> OpenOptions {
+    fn open_options(&self, inode: &Node, fd: BorrowedFd<'_>) -> OpenOptions {
         match sys::stat(fd) {
-            Ok((_, st)) => {
-                let mtime = st.st_mtime.wrapping_mul(1_000_000_000).wrapping_add(st.st_mtime_nsec);
+            Ok(seen) => {
+                let mtime = seen
+                    .stat
+                    .st_mtime
+                    .wrapping_mul(1_000_000_000)
+                    .wrapping_add(seen.stat.st_mtime_nsec);
                 if inode.unchanged_since_opened(mtime) {
                     OpenOptions::KEEP_CACHE
                 } else {
@@ -186,8 +201,56 @@ impl Tree {
         }
     }
 
+    /// A handle on what was opened together with a lookup; if that failed, the
+    /// reference given by the lookup is taken back.
+    fn opened(
+        &self,
+        fd: io::Result<OwnedFd>,
+        flags: i32,
+        node: &Node,
+    ) -> io::Result<(u64, OpenOptions)> {
+        let result = fd.and_then(|fd| {
+            let options = self.open_options(node, fd.as_fd());
+            Ok((self.handles.add(node.id, false, flags, fd)?, options))
+        });
+        if result.is_err() {
+            self.inodes.forget(node.id, 1);
+        }
+        result
+    }
+
+    /// Notes where something is now that was moved.
+    fn note_place(&self, parent: &Node, name: &CStr) {
+        let found = sys::open_path(parent.fd(), name).and_then(|fd| sys::stat(fd.as_fd()));
+        if let Ok(seen) = found {
+            self.inodes.moved(&seen, parent.id, name);
+        }
+    }
+
+    /// A file without a name (FUSE_TMPFILE), open.
+    pub fn temporary(
+        &self,
+        (uid, gid): (u32, u32),
+        parent: u64,
+        args: &CreateIn,
+    ) -> io::Result<(Entry, u64, OpenOptions)> {
+        let parent = self.inodes.get(parent)?;
+        if !parent.is_dir() {
+            return Err(errno(libc::ENOTDIR));
+        }
+        identity::assume(uid, gid)?;
+        let flags = args.flags as i32;
+        // O_EXCL means that it may not get a name later.
+        let all = (flags & (OPEN_FLAGS | libc::O_EXCL)) | libc::O_TMPFILE | libc::O_CLOEXEC;
+        let fd = sys::open_at(parent.fd(), c".", all, args.mode & 0o7777)?;
+        let path = self.reopen(fd.as_fd(), libc::O_PATH)?;
+        let (entry, node) = self.entry(path, None)?;
+        let (handle, options) = self.opened(Ok(fd), flags, &node)?;
+        Ok((entry, handle, options))
+    }
+
     /// After something was created: the guest's reference to it.
-    fn created(&self, parent: &Inode, name: &CStr) -> io::Result<Entry> {
+    fn created(&self, parent: &Node, name: &CStr) -> io::Result<Entry> {
         self.look_up(parent, name).map(|(entry, _)| entry)
     }
 
@@ -221,7 +284,7 @@ impl Tree {
         inode: u64,
         handle: u64,
         at: u64,
-        add: &mut dyn FnMut(&Inode, &sys::RawEntry<'_>) -> io::Result<usize>,
+        add: &mut dyn FnMut(&Node, &sys::RawEntry<'_>) -> io::Result<usize>,
     ) -> io::Result<()> {
         let dir = self.inodes.get(inode)?;
         let handle = self.handles.get(handle, inode, true)?;
@@ -251,7 +314,7 @@ impl Tree {
 }
 
 /// A name of one component, which the guest's kernel always sends.
-fn component(name: &CStr) -> io::Result<&CStr> {
+pub fn component(name: &CStr) -> io::Result<&CStr> {
     match name.to_bytes() {
         b"" | b"." | b".." => Err(errno(libc::EINVAL)),
         bytes if bytes.contains(&b'/') => Err(errno(libc::EINVAL)),
@@ -263,7 +326,7 @@ fn offset(at: u64) -> io::Result<i64> {
     i64::try_from(at).map_err(|_| errno(libc::EINVAL))
 }
 
-fn open_dir(inode: &Inode) -> io::Result<OwnedFd> {
+fn open_dir(inode: &Node) -> io::Result<OwnedFd> {
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
     sys::open_at(inode.fd(), c".", flags, 0)
 }
@@ -443,10 +506,12 @@ impl FileSystem for Tree {
     }
 
     fn unlink(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.inodes.before_change(parent, name);
         sys::unlink(self.inodes.get(parent)?.fd(), component(name)?, false)
     }
 
     fn rmdir(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.inodes.before_change(parent, name);
         sys::unlink(self.inodes.get(parent)?.fd(), component(name)?, true)
     }
 
@@ -461,7 +526,14 @@ impl FileSystem for Tree {
     ) -> io::Result<()> {
         let (from, to) = (self.inodes.get(olddir)?, self.inodes.get(newdir)?);
         let (old, new) = (component(oldname)?, component(newname)?);
-        sys::rename(from.fd(), old, to.fd(), new, flags)
+        self.inodes.before_change(olddir, old);
+        self.inodes.before_change(newdir, new);
+        sys::rename(from.fd(), old, to.fd(), new, flags)?;
+        self.note_place(&to, new);
+        if flags & libc::RENAME_EXCHANGE != 0 {
+            self.note_place(&from, old);
+        }
+        Ok(())
     }
 
     fn link(&self, _: &Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
@@ -482,7 +554,7 @@ impl FileSystem for Tree {
         let kill_priv = fuse_flags & FOPEN_IN_KILL_SUIDGID != 0;
         let fd = self.open_file(&inode, flags as i32, kill_priv)?;
         let options = self.open_options(&inode, fd.as_fd());
-        let handle = self.handles.add(inode.id, false, fd);
+        let handle = self.handles.add(inode.id, false, flags as i32, fd)?;
         Ok((Some(handle), options, None))
     }
 
@@ -504,31 +576,21 @@ impl FileSystem for Tree {
             | libc::O_EXCL
             | libc::O_NOFOLLOW
             | libc::O_CLOEXEC;
-        match sys::open_at(parent.fd(), name, fresh, args.mode & 0o7777) {
+        let (fd, entry, node) = match sys::open_at(parent.fd(), name, fresh, args.mode & 0o7777) {
             Ok(fd) => {
                 let path = self.reopen(fd.as_fd(), libc::O_PATH)?;
-                let (entry, inode) = self.entry(path)?;
-                let options = self.open_options(&inode, fd.as_fd());
-                let handle = self.handles.add(inode.id, false, fd);
-                Ok((entry, Some(handle), options, None))
+                let (entry, node) = self.entry(path, Some((parent.id, name)))?;
+                (Ok(fd), entry, node)
             }
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) && flags & libc::O_EXCL == 0 => {
-                let (entry, inode) = self.look_up(&parent, name)?;
+                let (entry, node) = self.look_up(&parent, name)?;
                 let kill_priv = args.fuse_flags & FOPEN_IN_KILL_SUIDGID != 0;
-                match self.open_file(&inode, flags, kill_priv) {
-                    Ok(fd) => {
-                        let options = self.open_options(&inode, fd.as_fd());
-                        let handle = self.handles.add(inode.id, false, fd);
-                        Ok((entry, Some(handle), options, None))
-                    }
-                    Err(e) => {
-                        self.inodes.forget(inode.id, 1);
-                        Err(e)
-                    }
-                }
+                (self.open_file(&node, flags, kill_priv), entry, node)
             }
-            Err(e) => Err(e),
-        }
+            Err(e) => return Err(e),
+        };
+        let (handle, options) = self.opened(fd, flags, &node)?;
+        Ok((entry, Some(handle), options, None))
     }
 
     fn read(
@@ -662,7 +724,7 @@ impl FileSystem for Tree {
             return Err(errno(libc::ENOTDIR));
         }
         let fd = open_dir(&inode)?;
-        let handle = self.handles.add(inode.id, true, fd);
+        let handle = self.handles.add(inode.id, true, 0, fd)?;
         Ok((Some(handle), OpenOptions::empty()))
     }
 

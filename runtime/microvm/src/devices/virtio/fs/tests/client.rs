@@ -42,8 +42,13 @@ pub struct Client {
 impl Client {
     /// Serves `root`; readies this thread.
     pub fn new(root: &Path) -> Client {
+        Client::with_descriptors(root, 10_000)
+    }
+
+    /// The same with a limit of descriptors.
+    pub fn with_descriptors(root: &Path, descriptors: usize) -> Client {
         let root: OwnedFd = std::fs::File::open(root).unwrap().into();
-        let tree = Arc::new(Tree::new(root).unwrap());
+        let tree = Arc::new(Tree::new(root, descriptors).unwrap());
         tree.prepare_thread().unwrap();
         let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
         let mut queue = Queue::new(SIZE).unwrap();
@@ -83,10 +88,14 @@ impl Client {
 
     /// Asks, and gives the reply's body or error number.
     pub fn call(&mut self, op: Opcode, node: u64, body: &[u8], room: u32) -> Result<Vec<u8>, i32> {
+        self.call_number(op as u32, node, body, room)
+    }
+
+    fn call_number(&mut self, op: u32, node: u64, body: &[u8], room: u32) -> Result<Vec<u8>, i32> {
         self.unique += 1;
         let header = InHeader {
             len: (size_of::<InHeader>() + body.len()) as u32,
-            opcode: op as u32,
+            opcode: op,
             unique: self.unique,
             nodeid: node,
             uid: self.who.0,
@@ -140,6 +149,19 @@ impl Client {
             CreateIn { flags: flags as u32, mode: libc::S_IFREG | mode, ..Default::default() };
         let body = cat(args.as_slice(), &[name]);
         let reply = self.call(Opcode::Create, parent, &body, 512)?;
+        let open: OpenOut = first(&reply[size_of::<EntryOut>()..]);
+        Ok((first(&reply), open.fh))
+    }
+
+    /// FUSE_TMPFILE, which the crate's list does not have.
+    pub fn temporary(
+        &mut self,
+        parent: u64,
+        flags: i32,
+        mode: u32,
+    ) -> Result<(EntryOut, u64), i32> {
+        let args = CreateIn { flags: flags as u32, mode, ..Default::default() };
+        let reply = self.call_number(51, parent, &cat(args.as_slice(), &["/"]), 512)?;
         let open: OpenOut = first(&reply[size_of::<EntryOut>()..]);
         Ok((first(&reply), open.fh))
     }

@@ -2,6 +2,7 @@
 
 mod client;
 mod hostile;
+mod many;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -398,6 +399,24 @@ fn appending_goes_to_the_end_the_host_knows() {
     let fh = c.open(node, libc::O_WRONLY | libc::O_APPEND).unwrap().fh;
     c.write(node, fh, 0, b"guest\n", 0).unwrap();
     assert_eq!(fs::read(dir.path().join("log")).unwrap(), b"host\nguest\n");
+}
+
+#[test]
+fn a_file_without_a_name_may_be_given_one() {
+    let (dir, mut c) = tree();
+    c.who = if privileged() { (5, 6) } else { c.who };
+    let (entry, fh) = match c.temporary(ROOT, libc::O_RDWR, 0o600) {
+        // Not every file system has them.
+        Err(libc::EOPNOTSUPP) => return,
+        other => other.unwrap(),
+    };
+    c.write(entry.nodeid, fh, 0, b"hidden", 0).unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let args = LinkIn { oldnodeid: entry.nodeid };
+    let body = cat(args.as_slice(), &["named"]);
+    c.call(Opcode::Link, ROOT, &body, 256).unwrap();
+    assert_eq!(fs::read(dir.path().join("named")).unwrap(), b"hidden");
+    assert_eq!(fs::metadata(dir.path().join("named")).unwrap().uid(), c.who.0);
 }
 
 #[test]
