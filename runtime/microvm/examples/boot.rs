@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let loading = Loading::start(File::open(kernel)?, vec![initrd], &config);
     let devices = Devices { fs: vec![], vsock: devices, rng: devices };
     let vm = Vm::build(&config, loading, devices)?;
-    let handle = vm.start(&Jail::none())?;
+    let handle = vm.start(&Jail::confine(&[])?)?;
     handle.console().echo();
     // What the guest sends to port 9 is for standard output.
     let listener = handle.connector().map(|c| c.listen(9)).transpose()?;

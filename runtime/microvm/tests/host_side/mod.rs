@@ -64,13 +64,17 @@ impl Bench {
             vec![InitrdPart::Bytes(self.initrd.clone())],
             &config,
         );
-        let devices = Devices { fs, vsock: true, rng: true };
-        let handle = Vm::build(&config, loading, devices).unwrap().start(&Jail::none()).unwrap();
+        let handle = Vm::build(&config, loading, devices()).unwrap().start(&jail()).unwrap();
         if std::env::var_os("HULL_TEST_CONSOLE").is_some() {
             handle.console().echo();
         }
         handle
     }
+}
+
+/// The tests themselves stay outside; vCPUs and devices are confined.
+fn jail() -> Jail {
+    Jail::confine(&[]).unwrap()
 }
 
 fn devices() -> Devices {
@@ -292,8 +296,7 @@ pub fn a_saved_machine_goes_on(bench: &Bench) {
         for _ in 0..2 {
             let start = Instant::now();
             let saved = Files { state: rewound(&files.state), memory: rewound(&files.memory) };
-            let handle =
-                Vm::restore(saved, devices()).unwrap().start_paused(&Jail::none()).unwrap();
+            let handle = Vm::restore(saved, devices()).unwrap().start_paused(&jail()).unwrap();
             let listener = handle.connector().unwrap().listen(HELLO_PORT).unwrap();
             handle.resume().unwrap();
             let restored = start.elapsed();
