@@ -130,8 +130,10 @@ impl Wall for ContainerWall {
     }
 
     fn update(&self, container: &Container, update: &Update) -> Result<()> {
-        if update.l3_cache_schema.is_some() || update.mem_bw_schema.is_some() {
-            return Err(container::Error::from(container::rdt::Error::Missing).into());
+        let (l3, bandwidth) = (update.l3_cache_schema.as_deref(), update.mem_bw_schema.as_deref());
+        if l3.is_some() || bandwidth.is_some() {
+            let group = own(container)?.rdt.as_ref().ok_or(container::rdt::Error::Missing);
+            group.and_then(|group| group.update(l3, bandwidth)).map_err(container::Error::from)?;
         }
         Ok(container::update(own(container)?, &update.resources)?)
     }

@@ -276,7 +276,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         pid: child.pid,
         start_time: lifecycle::start_time(child.pid)?,
         cgroup: cgroup.record(),
-        rdt: None,
+        rdt: rdt.as_ref().map(rdt::Group::record),
         rootless,
         shared_pid,
     };

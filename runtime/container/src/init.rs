@@ -176,10 +176,14 @@ impl Init<'_> {
             rootfs::make_read_only(&root)?;
         }
         rootfs::enter(&root, self.switch, self.propagation)?;
+        let own_null = terminal.is_none() && self.namespaces.has(Kind::Mount);
         match (terminal, self.stdio) {
             (Some(slave), _) => stdio::use_terminal(slave)?,
             (None, Some(fds)) => stdio::install(fds)?,
             (None, None) => {}
+        }
+        if own_null {
+            stdio::own_null(&root)?;
         }
         self.process.check(&root, own.as_ref(), &mut || ask(channel, Tag::Limits).map(drop))?;
         if let Some(listener) = self.process.install_notifying_filter()? {

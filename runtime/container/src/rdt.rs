@@ -35,11 +35,14 @@ pub enum Error {
     },
 }
 
-/// What the state file remembers: the directories made for the container.
+/// What the state file remembers: the container's group, and the directories made for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// In the order they were made.
     pub made: Vec<PathBuf>,
+    /// The container's group.
+    #[serde(default)]
+    pub group: PathBuf,
 }
 
 /// A control group of resctrl. Dropped without [`Group::keep`], what was made for it is removed.
@@ -48,6 +51,7 @@ pub struct Group {
     /// `tasks` files that the first process is written to.
     tasks: Vec<PathBuf>,
     made: Vec<PathBuf>,
+    path: PathBuf,
 }
 
 /// What is to be made and written.
@@ -112,6 +116,25 @@ fn plan(root: &Path, rdt: &LinuxIntelRdt, id: &str) -> Result<Plan, Error> {
     Ok(Plan { must_exist: clos.is_some() && schemata.is_empty(), group, schemata, monitoring })
 }
 
+/// The lines of the older fields, each of which has its own kind of line only.
+fn schemes(l3: Option<&str>, bandwidth: Option<&str>) -> Result<String, Error> {
+    let mut out = String::new();
+    for (value, field, prefix) in [(l3, "l3CacheSchema", "L3"), (bandwidth, "memBwSchema", "MB:")] {
+        for line in value.unwrap_or_default().lines().map(str::trim).filter(|line| !line.is_empty())
+        {
+            if !line.starts_with(prefix) {
+                return Err(Error::Field {
+                    field,
+                    reason: format!("{line:?} does not start with {prefix}"),
+                });
+            }
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    Ok(out)
+}
+
 fn mounted() -> Option<PathBuf> {
     let info = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     info.lines().find_map(|line| {
@@ -142,7 +165,7 @@ impl Group {
                 .trim()
                 .to_owned(),
         };
-        let mut group = Group { tasks: Vec::new(), made: Vec::new() };
+        let mut group = Group { tasks: Vec::new(), made: Vec::new(), path: plan.group.clone() };
         let make = |path: &Path, made: &mut Vec<PathBuf>| match std::fs::create_dir(path) {
             Ok(()) => {
                 made.push(path.to_path_buf());
@@ -184,9 +207,14 @@ impl Group {
         Ok(())
     }
 
+    /// What the state file will remember.
+    pub fn record(&self) -> Record {
+        Record { made: self.made.clone(), group: self.path.clone() }
+    }
+
     /// Keeps the group beyond this value's life.
     pub fn keep(mut self) -> Record {
-        Record { made: std::mem::take(&mut self.made) }
+        Record { made: std::mem::take(&mut self.made), group: std::mem::take(&mut self.path) }
     }
 }
 
@@ -197,6 +225,18 @@ impl Drop for Group {
 }
 
 impl Record {
+    /// Changes cache and bandwidth (`update`); what is `None` stays.
+    pub fn update(&self, l3: Option<&str>, bandwidth: Option<&str>) -> Result<(), Error> {
+        let lines = schemes(l3, bandwidth)?;
+        let file = self.group.join("schemata");
+        std::fs::write(&file, lines).map_err(|source| Error::Io {
+            operation: "write to",
+            path: file,
+            source,
+            hint: String::new(),
+        })
+    }
+
     /// Removes what was made for the container; a group that was there before stays.
     pub fn remove(&self) -> Result<(), Error> {
         remove(&self.made)

@@ -264,3 +264,72 @@ fn systemd_makes_changes_and_stops_a_scope() {
     assert!(!record.exists());
     assert_ne!(show("ActiveState"), "active");
 }
+
+#[test]
+fn the_v1_freezer_and_killing_one_by_one_do_without_v2() {
+    let layout = layout::Layout::read().unwrap();
+    if !can() || layout.v1_of("freezer").is_none() {
+        return;
+    }
+    let cgroup = make("v1only", serde_json::json!({})).unwrap();
+    let mut child = run_in(&cgroup, "sh", &["-c", "sleep 100 & sleep 100"]);
+    let mut record = cgroup.record();
+    record.paths.remove("");
+    record.freeze().unwrap();
+    assert!(record.frozen().unwrap());
+    assert_eq!(value(&record, "freezer", "freezer.state"), "FROZEN");
+    record.thaw().unwrap();
+    assert!(!record.frozen().unwrap());
+    record.freeze().unwrap();
+    record.kill_all().unwrap();
+    child.wait().unwrap();
+    assert!(record.processes().unwrap().is_empty());
+}
+
+#[test]
+fn devices_that_are_not_listed_cannot_be_opened() {
+    // Readable by root everywhere, and in no default list.
+    if !can() || std::fs::File::open("/dev/kmsg").is_err() {
+        return;
+    }
+    let cgroup = make("kmsg", serde_json::json!({})).unwrap();
+    let opens = |device: &str| {
+        run_in(&cgroup, "sh", &["-c", &format!("exec 2>&-; : < {device}")])
+            .wait()
+            .unwrap()
+            .success()
+    };
+    assert!(opens("/dev/zero"));
+    assert!(!opens("/dev/kmsg"));
+    let change = serde_json::json!({"devices": [{"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]});
+    cgroup.record().apply(&serde_json::from_value(change).unwrap()).unwrap();
+    assert!(opens("/dev/kmsg"));
+    let change = serde_json::json!({"devices": [{"allow": true}]});
+    cgroup.record().apply(&serde_json::from_value(change).unwrap()).unwrap();
+    assert!(opens("/dev/kmsg"));
+}
+
+#[test]
+fn a_cgroup_given_away_belongs_to_the_containers_root() {
+    use std::os::unix::fs::MetadataExt;
+    let layout = layout::Layout::read().unwrap();
+    if !can() || layout.v2.is_none() {
+        return;
+    }
+    let path = PathBuf::from(format!("/cgroups-test-{}-owner/leaf", std::process::id()));
+    let request = Request {
+        path: Some(&path),
+        id: "owner",
+        systemd: false,
+        rootless: false,
+        resources: None,
+        annotations: None,
+        owner: Some((1234, 4321)),
+    };
+    let cgroup = plan(&request).unwrap().create().unwrap();
+    let directory = cgroup.record().paths[""].clone();
+    let owner = |path: &Path| std::fs::metadata(path).map(|data| (data.uid(), data.gid())).unwrap();
+    assert_eq!(owner(&directory), (1234, 4321));
+    assert_eq!(owner(&directory.join("cgroup.procs")), (1234, 4321));
+    assert_eq!(owner(&directory.join("cgroup.freeze")), (0, 0));
+}

@@ -29,6 +29,39 @@ fn onto(fd: BorrowedFd<'_>, number: i32) -> Done<()> {
         .map(drop)
 }
 
+/// Makes those standard descriptors that are the caller's `/dev/null` the container's own: a file
+/// of a mount that the container does not have could not be checkpointed.
+pub(crate) fn own_null(root: &Root) -> Done<()> {
+    let is_null = |fd: BorrowedFd<'_>| {
+        sys::fstat(fd).is_ok_and(|stat| {
+            stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3)
+        })
+    };
+    let mut null = None;
+    for number in 0..3 {
+        // SAFETY: only looked at; a closed one makes fstat fail.
+        if !is_null(unsafe { BorrowedFd::borrow_raw(number) }) {
+            continue;
+        }
+        if null.is_none() {
+            // Not to be trusted before it was looked at: an image may have a pipe there.
+            let Ok(fd) = root.open(c"/dev/null", libc::O_RDWR | libc::O_NONBLOCK) else {
+                return Ok(());
+            };
+            if !is_null(fd.as_fd()) {
+                return Ok(());
+            }
+            nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))
+                .trying(|| "open /dev/null")?;
+            null = Some(fd);
+        }
+        if let Some(fd) = &null {
+            onto(fd.as_fd(), number)?;
+        }
+    }
+    Ok(())
+}
+
 /// A terminal of the container's own devpts: its master, and the slave.
 pub(crate) fn open_terminal(root: &Root, size: pty::Size) -> Done<(OwnedFd, OwnedFd)> {
     let flags = libc::O_RDWR | libc::O_NOCTTY;
