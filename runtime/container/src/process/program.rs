@@ -102,6 +102,10 @@ impl Program {
                 Err(Errno::ENOENT) => {
                     Err(Errno::ENOENT).trying(|| format!("{quoted}: stat {name}"))
                 }
+                // Docker tells "cannot be executed" (126) by the words of EACCES alone.
+                Err(Errno::EISDIR) => {
+                    Err(Errno::EACCES).trying(|| format!("{quoted}: is a directory"))
+                }
                 Err(error) => Err(error).trying(|| quoted),
             };
         }
@@ -203,7 +207,7 @@ mod tests {
             r#"exec: "/no/such": stat /no/such: no such file or directory"#
         );
         assert_eq!(words("/etc/passwd"), r#"exec: "/etc/passwd": permission denied"#);
-        assert_eq!(words("/etc"), r#"exec: "/etc": is a directory"#);
+        assert_eq!(words("/etc"), r#"exec: "/etc": is a directory: permission denied"#);
     }
 
     #[test]
