@@ -120,8 +120,19 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if self.lock.is_some() {
-            let _ = fs::remove_dir_all(&self.path);
+            let _ = remove_dir(&self.path);
         }
+    }
+}
+
+/// Removes a container's directory. What is usually in it is known: looking costs more.
+fn remove_dir(path: &Path) -> io::Result<()> {
+    for name in [STATE, CONFIG] {
+        let _ = fs::remove_file(path.join(name));
+    }
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(path),
+        outcome => outcome,
     }
 }
 
@@ -181,7 +192,7 @@ impl Store {
         if !lock.try_acquire() || path.join(STATE).exists() {
             return Ok(false);
         }
-        Ok(fs::remove_dir_all(path).is_ok())
+        Ok(remove_dir(path).is_ok())
     }
 
     /// Reads a container.
@@ -225,7 +236,7 @@ impl Store {
 
     /// Forgets a container; the caller holds the lock.
     pub fn remove(&self, state_dir: &Path) -> Result<()> {
-        match fs::remove_dir_all(state_dir) {
+        match remove_dir(state_dir) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
                 Err(Error::file("removing", state_dir, source))
             }
