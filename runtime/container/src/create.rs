@@ -1,8 +1,7 @@
 //! Making a container: plans, clone, hooks, and a guard that undoes everything.
 
 use crate::cgroups::{self, Cgroup, Entry};
-use crate::error::{Done, Failure};
-use crate::hooks::{self, Kind as HookKind};
+use crate::error::Done;
 use crate::init::{self, Init};
 use crate::mounts::apply::{Sources, open_source};
 use crate::mounts::idmap::IdMaps;
@@ -11,13 +10,14 @@ use crate::namespaces::Namespaces;
 use crate::process::{self, Surroundings};
 use crate::rootfs::{self, Propagation, Switch};
 use crate::seccomp;
-use crate::sync::{Channel, Message, Tag};
+use crate::sync::{Channel, Tag};
+use crate::talk::{Child, HostWork, Talk};
 use crate::sys::{self, CloneOptions, Cloned};
 use crate::userns::Mappings;
 use crate::{Error, Record, Result, Rootless};
-use crate::{devices, lifecycle, netdev, pty, rdt, sysctl};
+use crate::{devices, lifecycle, pty, rdt, sysctl};
 use nix::sys::socket::SockType;
-use oci::spec::{Hook, LinuxNamespaceType as Kind, Spec};
+use oci::spec::{LinuxNamespaceType as Kind, Spec};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -65,38 +65,6 @@ pub struct Created {
     rdt: Option<rdt::Group>,
     socket: Option<lifecycle::StartSocket>,
     started: bool,
-}
-
-/// A child that is killed and reaped when it is dropped.
-#[derive(Debug)]
-struct Child {
-    pid: i32,
-    pidfd: OwnedFd,
-    kept: bool,
-}
-
-impl Child {
-    /// Ends it; what it had to say may still be read from the channel.
-    fn reap(&mut self) -> String {
-        if self.kept {
-            return String::new();
-        }
-        self.kept = true;
-        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-        match sys::wait(self.pid) {
-            Ok(status) if libc::WIFSIGNALED(status) => {
-                format!("signal {}", libc::WTERMSIG(status))
-            }
-            Ok(status) => format!("exit status {}", libc::WEXITSTATUS(status)),
-            Err(error) => error.desc().to_owned(),
-        }
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        self.reap();
-    }
 }
 
 /// Makes a container: its first process waits for [`Created::start`] or [`crate::start`].
@@ -185,7 +153,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         false => Vec::new(),
     };
     let state = state(request, oci::Status::Creating);
-    let host = HostWork { spec, state: &state, rdt: rdt.as_ref() };
+    let host = HostWork { spec, rdt: rdt.as_ref() };
     let parent_acts = host.is_needed();
     let has_root = mappings.has_root();
     let switch = if request.no_pivot || !namespaces.has(Kind::Mount) {
@@ -250,17 +218,16 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(there);
-    let child = Child { pid, pidfd, kept: false };
-    let mut conversation = Conversation {
+    let mut talk = Talk {
         channel: here,
-        child,
+        child: Child::new(pid, pidfd),
         console: None,
-        mappings,
-        host,
         process: &init.process,
+        state: &state,
+        making: Some((mappings, host)),
     };
-    let outcome = conversation.until_ready();
-    let Conversation { channel, child, console: master, .. } = conversation;
+    let outcome = talk.until_ready();
+    let Talk { channel, child, console: master, .. } = talk;
     outcome?;
     let mut cgroup = cgroup;
     cgroup.joined();
@@ -277,6 +244,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         start_time: lifecycle::start_time(child.pid)?,
         cgroup: cgroup.record(),
         rdt: rdt.as_ref().map(rdt::Group::record),
+        no_keyring: request.no_new_keyring,
         rootless,
         shared_pid,
     };
@@ -411,139 +379,6 @@ fn open_early(
     Ok((tree, trees))
 }
 
-/// What the parent does while the namespaces are there and the root is not yet switched.
-struct HostWork<'a> {
-    spec: &'a Spec,
-    state: &'a oci::State,
-    rdt: Option<&'a rdt::Group>,
-}
-
-impl HostWork<'_> {
-    fn hooks(&self) -> [(HookKind, &[Hook]); 2] {
-        let hooks = self.spec.hooks().as_ref();
-        // The specification deprecates prestart and still wants it honoured.
-        #[allow(deprecated)]
-        let prestart = hooks.and_then(|hooks| hooks.prestart().as_deref()).unwrap_or_default();
-        let create = hooks.and_then(|hooks| hooks.create_runtime().as_deref()).unwrap_or_default();
-        [(HookKind::Prestart, prestart), (HookKind::CreateRuntime, create)]
-    }
-
-    fn is_needed(&self) -> bool {
-        self.rdt.is_some()
-            || self.spec.linux().as_ref().is_some_and(|linux| linux.net_devices().is_some())
-            || self.hooks().iter().any(|(_, hooks)| !hooks.is_empty())
-    }
-
-    fn carry_out(&self, pid: i32) -> Result<()> {
-        if let Some(group) = self.rdt {
-            group.join(pid)?;
-        }
-        let linux = self.spec.linux().as_ref();
-        if let Some(devices) = linux.and_then(|linux| linux.net_devices().as_ref()) {
-            let path = format!("/proc/{pid}/ns/net");
-            let netns =
-                std::fs::File::open(&path).map_err(|source| Error::sys("open", path, source))?;
-            netdev::move_all(devices, netns.as_fd())?;
-        }
-        let state = oci::State { pid: Some(pid), ..self.state.clone() };
-        for (kind, hooks) in self.hooks() {
-            hooks::run(hooks, kind, &state)?;
-        }
-        Ok(())
-    }
-}
-
-/// The parent's side of the talk with the child.
-struct Conversation<'a> {
-    channel: Channel,
-    child: Child,
-    console: Option<OwnedFd>,
-    mappings: Mappings,
-    host: HostWork<'a>,
-    process: &'a process::Plan,
-}
-
-impl Conversation<'_> {
-    /// Serves the child until it is set up.
-    fn until_ready(&mut self) -> Result<()> {
-        loop {
-            let message = self
-                .channel
-                .receive()
-                .map_err(|error| Error::sys("hear from", "the container's process", error))?;
-            let Some(message) = message else {
-                return Err(Error::InitDied(self.child.reap()));
-            };
-            if message.tag == Tag::Ready {
-                return Ok(());
-            }
-            match self.serve(message)? {
-                None => {}
-                Some(body) => self.go(&body)?,
-            }
-        }
-    }
-
-    fn go(&self, body: &[u8]) -> Result<()> {
-        // A child that died meanwhile is noticed by the next receive.
-        match self.channel.send(Tag::Go, body, &[]) {
-            Ok(()) | Err(nix::errno::Errno::EPIPE) => Ok(()),
-            Err(error) => Err(Error::sys("speak to", "the container's process", error)),
-        }
-    }
-
-    /// Does what a message asks for; gives the body of the answer, where there is one.
-    fn serve(&mut self, mut message: Message) -> Result<Option<Vec<u8>>> {
-        match message.tag {
-            Tag::Failed => {
-                let failure = message.failure();
-                self.child.reap();
-                Err(Error::Init(failure))
-            }
-            Tag::Pid => {
-                let pid = message.number();
-                let pidfd = sys::pidfd_open(pid)
-                    .map_err(|error| Error::sys("open", "the container's process", error))?;
-                let between = std::mem::replace(&mut self.child, Child { pid, pidfd, kept: false });
-                drop(between);
-                Ok(Some(Vec::new()))
-            }
-            Tag::Mapping => {
-                let may_set_groups = self.mappings.write(self.child.pid)?;
-                Ok(Some(vec![may_set_groups.into()]))
-            }
-            Tag::Limits => {
-                self.process.raise_limits(self.child.pid).map_err(Error::Init)?;
-                Ok(Some(Vec::new()))
-            }
-            Tag::Hooks => {
-                self.host.carry_out(self.child.pid)?;
-                Ok(Some(Vec::new()))
-            }
-            Tag::Console => {
-                self.console = message.fds.pop();
-                Ok(None)
-            }
-            Tag::Listener => {
-                if let Some((filter, listener)) =
-                    self.process.filter.as_ref().zip(message.fds.pop())
-                {
-                    let state = oci::State { pid: Some(self.child.pid), ..self.host.state.clone() };
-                    seccomp::send_listener(
-                        filter,
-                        listener,
-                        oci::SPEC_VERSION,
-                        &state,
-                        self.child.pid,
-                    )?;
-                }
-                Ok(None)
-            }
-            other => Err(Error::Init(Failure::plain(format!("unexpected message {other:?}")))),
-        }
-    }
-}
-
 impl Created {
     /// The container's first process, a child of the caller.
     pub fn pid(&self) -> i32 {
@@ -583,7 +418,7 @@ impl Created {
         if !self.started {
             let _ = self.channel.send(Tag::Keep, &[], &[]);
         }
-        self.child.kept = true;
+        self.child.keep();
         if let Some(cgroup) = self.cgroup.take() {
             self.record.cgroup = cgroup.keep();
         }
@@ -599,7 +434,7 @@ impl Created {
 
 impl Drop for Created {
     fn drop(&mut self) {
-        if self.child.kept {
+        if self.child.is_kept() {
             return;
         }
         self.child.reap();

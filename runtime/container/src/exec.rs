@@ -1,7 +1,22 @@
 //! One more process in a running container.
+//!
+//! The child joins all namespaces by one `setns` of the first process' descriptor; only a user
+//! namespace takes a process in between, as the privileges over the others come with it. What it
+//! then is, is decided by the same code as for the container's first process.
 
-use crate::{Record, Result};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use crate::cgroups::Entry;
+use crate::create::{self, kept_descriptors};
+use crate::error::{Done, Failure, Trying};
+use crate::path::Root;
+use crate::process::{self, Surroundings, stdio};
+use crate::sync::{Channel, Tag, failure_body};
+use crate::sys::{self, CloneOptions, Cloned};
+use crate::talk::{Child, Talk};
+use crate::{Error, Record, Result};
+use crate::{init, lifecycle, namespaces, pty, seccomp, userns};
+use nix::sys::socket::SockType;
+use oci::Status;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// What [`exec`] is asked to run.
@@ -37,6 +52,261 @@ pub struct Exec {
 }
 
 /// Runs one more process in a running container. Returns when the program was executed.
-pub fn exec(_record: &Record, _request: &ExecRequest<'_>) -> Result<Exec> {
-    unimplemented!()
+pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
+    let init = lifecycle::open_init(record)
+        .map_err(|_| Error::Status { operation: "exec in", status: Status::Stopped })?;
+    if !request.ignore_paused && record.cgroup.frozen().unwrap_or(false) {
+        return Err(Error::Status { operation: "exec in", status: Status::Paused });
+    }
+    let linux = request.config.spec.linux().as_ref();
+    let mut kinds = namespaces::own_flags(linux);
+    if kinds & libc::CLONE_NEWUSER != 0 && same_user_namespace(record.pid) {
+        kinds &= !libc::CLONE_NEWUSER;
+    }
+    let user_namespace = kinds & libc::CLONE_NEWUSER != 0;
+    let filter = linux
+        .and_then(|linux| linux.seccomp().as_ref())
+        .map(|seccomp| seccomp::compile(seccomp, request.cache_dir))
+        .transpose()?;
+    let (kept_fds, environment) = kept_descriptors(request.preserve_fds)?;
+    let process = process::Plan::new(
+        request.process,
+        Surroundings {
+            linux,
+            filter,
+            user_namespace,
+            rootless: record.rootless,
+            preserve_fds: kept_fds,
+            environment,
+            exec: true,
+        },
+    )?;
+    for warning in &process.warnings {
+        tracing::warn!("{warning}");
+    }
+    let console = match request.console_socket {
+        Some(_) if process.terminal.is_none() => {
+            return Err(Error::value("--console-socket", "needs a terminal (--tty)"));
+        }
+        Some(path) => Some(pty::connect_to(path, SockType::Stream)?),
+        None => None,
+    };
+    let mut entry = record.cgroup.entry(request.cgroup)?;
+    if process.affinity.is_some() {
+        // The first affinity is for the time before the move.
+        entry.without_into()?;
+    }
+    let root = if kinds & libc::CLONE_NEWNS == 0 {
+        let path = format!("/proc/{}/root", record.pid);
+        Some(std::fs::File::open(&path).map_err(|source| Error::sys("open", path, source))?.into())
+    } else {
+        None
+    };
+    let state = oci::State {
+        oci_version: request.config.spec.version().clone(),
+        id: record.id.clone(),
+        status: Status::Running,
+        pid: Some(record.pid),
+        bundle: Default::default(),
+        annotations: Default::default(),
+    };
+    let (here, there) =
+        Channel::pair().map_err(|error| Error::sys("make", "a pair of sockets", error))?;
+    let joiner = Joiner {
+        init,
+        kinds,
+        root,
+        entry,
+        process,
+        stdio: request.stdio,
+        keyring: (!record.no_keyring).then(|| create::keyring(&record.id)),
+    };
+    let cloned = joiner.clone()?;
+    let (pid, pidfd) = match cloned {
+        Cloned::Child => {
+            drop(here);
+            joiner.begin(there);
+        }
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop(there);
+    let mut talk = Talk {
+        channel: here,
+        child: Child::new(pid, pidfd),
+        console: None,
+        process: &joiner.process,
+        state: &state,
+        making: None,
+    };
+    // The terminal is passed on as soon as it is there: the other side may wait for it.
+    talk.until_executed()?;
+    let Talk { mut child, console: master, .. } = talk;
+    let master = match (console, master) {
+        (Some(socket), Some(master)) => {
+            pty::send_over(socket.as_fd(), master.as_fd())?;
+            None
+        }
+        (_, master) => master,
+    };
+    let pidfd = child
+        .pidfd
+        .try_clone()
+        .map_err(|source| Error::sys("copy", "a process descriptor", source))?;
+    child.keep();
+    Ok(Exec { pid: child.pid, pidfd, console: master })
+}
+
+/// Whether a process is in this process' user namespace (which cannot be joined again).
+fn same_user_namespace(pid: i32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let of = |path: String| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    match (of(format!("/proc/{pid}/ns/user")), of("/proc/self/ns/user".to_owned())) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// All that the child needs.
+struct Joiner<'a> {
+    init: OwnedFd,
+    /// `CLONE_NEW*` of what is joined.
+    kinds: i32,
+    /// The container's root, when its mount namespace is not its own.
+    root: Option<OwnedFd>,
+    entry: Entry,
+    process: process::Plan,
+    stdio: Option<[BorrowedFd<'a>; 3]>,
+    keyring: Option<String>,
+}
+
+impl Joiner<'_> {
+    fn in_two_steps(&self) -> bool {
+        self.kinds & libc::CLONE_NEWUSER != 0
+    }
+
+    /// Makes the child. Without a user namespace to join first, it is born in the pid namespace.
+    fn clone(&self) -> Result<Cloned> {
+        let failed = |what| move |error| Error::sys("make", what, error);
+        let options = CloneOptions { cgroup: Entry::into(&self.entry), ..CloneOptions::default() };
+        let into_pid = self.kinds & libc::CLONE_NEWPID != 0 && !self.in_two_steps();
+        let own = if into_pid {
+            let own = sys::open(c"/proc/self/ns/pid", libc::O_RDONLY, 0)
+                .map_err(failed("a way back to the own pid namespace"))?;
+            sys::setns(self.init.as_fd(), libc::CLONE_NEWPID)
+                .map_err(|error| Error::sys("join", "the container's pid namespace", error))?;
+            Some(own)
+        } else {
+            None
+        };
+        // Until it executes its program the child is this program, in the container's sight:
+        // nobody in there is to look into its memory or at its file.
+        let dumpable = sys::prctl(libc::PR_GET_DUMPABLE, 0, 0).unwrap_or(1);
+        let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
+        // SAFETY: that the caller has a single thread is this crate's contract.
+        let cloned = unsafe { sys::clone3(&options) };
+        if !matches!(cloned, Ok(Cloned::Child)) {
+            let _ = sys::prctl(libc::PR_SET_DUMPABLE, dumpable as u64, 0);
+            if let Some(own) = own {
+                sys::setns(own.as_fd(), libc::CLONE_NEWPID)
+                    .map_err(|error| Error::sys("leave", "the container's pid namespace", error))?;
+            }
+        }
+        cloned.map_err(failed("a process in the container"))
+    }
+
+    fn begin(mut self, channel: Channel) -> ! {
+        if let Err(failure) = self.join(&channel) {
+            let _ = channel.send(Tag::Failed, &failure_body(&failure), &[]);
+        }
+        sys::exit(1)
+    }
+
+    /// Into the container. Returns only with a failure.
+    fn join(&mut self, channel: &Channel) -> Done<()> {
+        if let Some((first, _)) = self.process.affinity.as_ref().filter(|(f, _)| !f.is_empty()) {
+            first.set_affinity().trying(|| "process.execCPUAffinity.initial")?;
+        }
+        self.entry.join().trying(|| "join the cgroup")?;
+        if let Some((_, last)) = self.process.affinity.as_ref().filter(|(_, l)| !l.is_empty()) {
+            last.set_affinity().trying(|| "process.execCPUAffinity.final")?;
+        }
+        self.process.set_oom_score()?;
+        let own = if self.process.needs_proc() {
+            let fd = sys::open(c"/proc/thread-self", libc::O_PATH | libc::O_DIRECTORY, 0);
+            Some(fd.trying(|| "open /proc/thread-self")?)
+        } else {
+            None
+        };
+        let mut kinds = self.kinds;
+        if !self.in_two_steps() {
+            kinds &= !libc::CLONE_NEWPID;
+        }
+        if kinds != 0 {
+            sys::setns(self.init.as_fd(), kinds).trying(|| "join the container's namespaces")?;
+        }
+        if !self.in_two_steps() {
+            return self.inside(channel, own);
+        }
+        userns::become_root(true).trying(|| "become root in the container's user namespace")?;
+        let options = CloneOptions { sibling: true, ..CloneOptions::default() };
+        // SAFETY: this process is a clone of a single-threaded one.
+        let cloned = unsafe { sys::clone3(&options) }.trying(|| "make a process in the container")?;
+        match cloned {
+            Cloned::Child => {
+                // The caller has to know who speaks before anything is said.
+                match channel.receive().trying(|| "hear from the caller")? {
+                    Some(message) if message.tag == Tag::Go => {}
+                    _ => return Err(Failure::plain("the caller is gone")),
+                }
+                self.inside(channel, own)
+            }
+            Cloned::Parent { pid, .. } => {
+                channel
+                    .send(Tag::Pid, &pid.to_le_bytes(), &[])
+                    .trying(|| "speak to the caller")?;
+                sys::exit(0)
+            }
+        }
+    }
+
+    fn inside(&mut self, channel: &Channel, own: Option<OwnedFd>) -> Done<()> {
+        init::quiet_signals();
+        nix::unistd::setsid().trying(|| "begin a session")?;
+        if let Some(name) = &self.keyring {
+            init::join_keyring(name)?;
+        }
+        if let Some(root) = &self.root {
+            nix::unistd::fchdir(root).trying(|| "enter the container's root")?;
+            nix::unistd::chroot(".").trying(|| "enter the container's root")?;
+        }
+        let root = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0)
+            .trying(|| "open the container's root")?;
+        let root = Root::new(root);
+        match (self.process.terminal, self.stdio) {
+            (Some(size), _) => {
+                let (master, slave) = stdio::open_terminal(&root, size)?;
+                channel
+                    .send(Tag::Console, &[], &[master.as_fd()])
+                    .trying(|| "pass the terminal on")?;
+                stdio::use_terminal(slave)?;
+            }
+            (None, Some(fds)) => stdio::install(fds)?,
+            (None, None) => {}
+        }
+        let ask = &mut || {
+            channel.send(Tag::Limits, &[], &[]).trying(|| "speak to the caller")?;
+            match channel.receive().trying(|| "hear from the caller")? {
+                Some(message) if message.tag == Tag::Go => Ok(()),
+                _ => Err(Failure::plain("the caller is gone")),
+            }
+        };
+        self.process.check(&root, own.as_ref(), ask)?;
+        if let Some(listener) = self.process.install_notifying_filter()? {
+            channel
+                .send(Tag::Listener, &[], &[listener.as_fd()])
+                .trying(|| "pass the filter's listener on")?;
+        }
+        self.process.settle()?;
+        self.process.launch().map(|never| match never {})
+    }
 }

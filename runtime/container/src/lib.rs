@@ -30,6 +30,7 @@ pub mod seccomp;
 mod sync;
 mod sys;
 mod sysctl;
+mod talk;
 mod userns;
 
 pub use create::{CreateRequest, Created, create};

@@ -124,10 +124,6 @@ impl Namespaces {
         self.makes(kind) || self.joins(kind)
     }
 
-    /// The user namespace to join, if one is.
-    pub(crate) fn joined_user(&self) -> Option<&OwnedFd> {
-        self.joins.iter().find(|join| join.kind == Kind::User).map(|join| &join.fd)
-    }
 
     /// Whether a process in between is needed.
     pub(crate) fn in_two_steps(&self) -> bool {

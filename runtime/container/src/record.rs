@@ -43,6 +43,9 @@ pub struct Record {
     /// The resctrl group, when one was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rdt: Option<rdt::Record>,
+    /// It has no session keyring of its own (`--no-new-keyring`).
+    #[serde(default)]
+    pub no_keyring: bool,
     /// Made without the privileges of real root.
     #[serde(default)]
     pub rootless: bool,

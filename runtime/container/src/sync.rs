@@ -11,7 +11,7 @@ use nix::sys::socket::{
     sendmsg, socketpair,
 };
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Long enough for every message and short enough for one packet.
 const MAX_BODY: usize = 16 << 10;
@@ -105,10 +105,6 @@ impl Channel {
     /// An end that was made elsewhere.
     pub(crate) fn from_fd(fd: OwnedFd) -> Channel {
         Channel(fd)
-    }
-
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 
     pub(crate) fn send(&self, tag: Tag, body: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {

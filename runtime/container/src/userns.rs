@@ -6,7 +6,6 @@ use crate::sys::{self, CloneOptions, Cloned};
 use crate::{Error, Result};
 use nix::errno::Errno;
 use oci::spec::LinuxIdMapping;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 
@@ -169,11 +168,6 @@ pub(crate) fn become_root(setgroups: bool) -> std::result::Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// Refused for lack of privileges.
-pub(crate) fn is_denied(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES))
 }
 
 #[cfg(test)]
