@@ -250,7 +250,8 @@ impl Joiner<'_> {
         userns::become_root(true).trying(|| "become root in the container's user namespace")?;
         let options = CloneOptions { sibling: true, ..CloneOptions::default() };
         // SAFETY: this process is a clone of a single-threaded one.
-        let cloned = unsafe { sys::clone3(&options) }.trying(|| "make a process in the container")?;
+        let cloned =
+            unsafe { sys::clone3(&options) }.trying(|| "make a process in the container")?;
         match cloned {
             Cloned::Child => {
                 // The caller has to know who speaks before anything is said.
@@ -261,9 +262,7 @@ impl Joiner<'_> {
                 self.inside(channel, own)
             }
             Cloned::Parent { pid, .. } => {
-                channel
-                    .send(Tag::Pid, &pid.to_le_bytes(), &[])
-                    .trying(|| "speak to the caller")?;
+                channel.send(Tag::Pid, &pid.to_le_bytes(), &[]).trying(|| "speak to the caller")?;
                 sys::exit(0)
             }
         }

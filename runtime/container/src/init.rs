@@ -197,7 +197,7 @@ impl Init<'_> {
             Word::Keep => {
                 self.remover = None;
                 self.state_dir = None;
-                let caller = self.wait()?;
+                let Ok(caller) = self.wait() else { sys::exit(1) };
                 // From here on a failure is told to who starts, not to who created.
                 if let Err(failure) = self.run(&caller) {
                     let _ = caller.send(Tag::Failed, &failure_body(&failure), &[]);
@@ -320,6 +320,12 @@ impl Init<'_> {
     fn wait(&mut self) -> Done<Channel> {
         let listener =
             self.listener.take().ok_or_else(|| Failure::plain("nothing to be started by"))?;
+        // What else the creator had open (a lock on the state directory, say) is not to live on
+        // here. Nothing after this uses a descriptor that was opened before.
+        let number = listener.as_raw_fd() as u32;
+        sys::close_between(3 + self.process.kept_fds, number.saturating_sub(1))
+            .and_then(|()| sys::close_between(number + 1, u32::MAX))
+            .trying(|| "close what the creator had open")?;
         loop {
             // SAFETY: null pointers ask for no address.
             let accepted = sys::owned(unsafe {

@@ -124,7 +124,6 @@ impl Namespaces {
         self.makes(kind) || self.joins(kind)
     }
 
-
     /// Whether a process in between is needed.
     pub(crate) fn in_two_steps(&self) -> bool {
         self.joins(Kind::User)

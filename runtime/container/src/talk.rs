@@ -182,7 +182,8 @@ impl Talk<'_> {
                 Ok(None)
             }
             (Tag::Listener, _) => {
-                if let Some((filter, listener)) = self.process.filter.as_ref().zip(message.fds.pop())
+                if let Some((filter, listener)) =
+                    self.process.filter.as_ref().zip(message.fds.pop())
                 {
                     let state = oci::State { pid: Some(pid), ..self.state.clone() };
                     seccomp::send_listener(filter, listener, oci::SPEC_VERSION, &state, pid)?;

@@ -199,6 +199,16 @@ pub(crate) fn cloexec_from(first: u32) -> Result<()> {
         .map(drop)
 }
 
+/// Closes the descriptors from `first` to `last`; none, if `last` is before `first`.
+pub(crate) fn close_between(first: u32, last: u32) -> Result<()> {
+    if last < first {
+        return Ok(());
+    }
+    // SAFETY: takes integers only. The caller sees to it that no value that owns one of these
+    // descriptors is used or dropped after.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
 /// `prctl(2)` with integer arguments.
 pub(crate) fn prctl(option: i32, arg2: u64, arg3: u64) -> Result<i32> {
     // SAFETY: the options used in this crate take integers in these places and zeros behind.
