@@ -135,6 +135,8 @@ pub const FS: &[i64] = &[
     libc::SYS_readlinkat,
     libc::SYS_readv,
     libc::SYS_removexattr,
+    // What renameat2(2) without flags becomes in the C library.
+    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_setfsgid,
     libc::SYS_setfsuid,
@@ -152,6 +154,9 @@ pub const FS: &[i64] = &[
     libc::SYS_unshare,
     libc::SYS_utimensat,
 ];
+
+/// Requests of ioctl in a virtio-fs worker.
+pub const FS_IOCTLS: &[u64] = &[KVM_IRQ_LINE];
 
 /// The owner's thread and those it makes: sockets, terminals, its state files,
 /// and the machine's controls.

@@ -99,7 +99,7 @@ impl Jail {
                 main: compile(Role::Main, &own, lists::MAIN_IOCTLS)?,
                 vcpu: compile(Role::Vcpu, lists::VCPU, lists::VCPU_IOCTLS)?,
                 devices: compile(Role::Devices, lists::DEVICES, lists::DEVICES_IOCTLS)?,
-                fs: compile(Role::Fs, lists::FS, &[])?,
+                fs: compile(Role::Fs, lists::FS, lists::FS_IOCTLS)?,
             })),
         })
     }

@@ -13,6 +13,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use super::{VcpuError, signals};
 use crate::devices::bus::{Bus, Request, lock};
 use crate::devices::serial::Console;
+use crate::devices::virtio::vsock::Connector;
 use crate::jail::{Jail, Role};
 use crate::vm::control::{Control, FIRST_RUN, Want};
 use crate::vm::{Error, Outcome};
@@ -96,6 +97,8 @@ pub struct Context {
     pub control: Arc<Control>,
     /// The kernel's log, to tell a panic from a reset.
     pub console: Console,
+    /// The guest's connections, which end with it.
+    pub connector: Option<Connector>,
 }
 
 impl Context {
@@ -120,6 +123,9 @@ impl Context {
             }
             if let Some(outcome) = self.stay_in_guest() {
                 self.control.end(outcome);
+                if let Some(connector) = &self.connector {
+                    connector.close();
+                }
                 return;
             }
         }

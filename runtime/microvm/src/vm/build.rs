@@ -112,6 +112,7 @@ impl Vm {
                 bus: Arc::clone(&parts.bus),
                 control: Arc::clone(&parts.control),
                 console: parts.console.clone(),
+                connector: parts.connector.clone(),
             };
             let jail = jail.clone();
             let thread = std::thread::Builder::new()

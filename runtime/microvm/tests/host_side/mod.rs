@@ -64,7 +64,8 @@ impl Bench {
             vec![InitrdPart::Bytes(self.initrd.clone())],
             &config,
         );
-        let handle = Vm::build(&config, loading, devices()).unwrap().start(&jail()).unwrap();
+        let devices = Devices { fs, ..devices() };
+        let handle = Vm::build(&config, loading, devices).unwrap().start(&jail()).unwrap();
         if std::env::var_os("HULL_TEST_CONSOLE").is_some() {
             handle.console().echo();
         }

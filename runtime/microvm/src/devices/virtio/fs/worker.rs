@@ -158,17 +158,6 @@ impl Drop for Worker {
     }
 }
 
-fn block_signals() -> io::Result<()> {
-    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `sigfillset` initialises the set, which is then only read; the
-    // mask changed is this thread's.
-    let ret = unsafe {
-        libc::sigfillset(set.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut())
-    };
-    if ret == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(ret)) }
-}
-
 fn run(
     tree: &Tree,
     server: &Server<Arc<Tree>>,
@@ -176,7 +165,7 @@ fn run(
     shared: &Shared,
 ) -> Result<(), Failure> {
     // A write beyond a file size limit is answered with EFBIG, not SIGXFSZ.
-    block_signals().map_err(|e| Failure::System("block signals", e))?;
+    crate::vcpu::signals::block_all();
     tree.prepare_thread().map_err(|e| Failure::System("ready the thread", e))?;
     jail.enter(Role::Fs).map_err(Failure::Jail)?;
 

@@ -73,6 +73,12 @@ impl Connector {
         }
     }
 
+    /// The guest is gone: takes what it sent last, ends all connections, and
+    /// tells who waits for one.
+    pub(crate) fn close(&self) {
+        self.shared.close();
+    }
+
     /// Accepts what the guest connects to on the host's port.
     pub fn listen(&self, port: u32) -> Result<Listener, ConnectError> {
         let queue = Arc::new(Queue::new().map_err(|source| ConnectError::System {

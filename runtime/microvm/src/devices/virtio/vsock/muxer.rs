@@ -118,8 +118,9 @@ impl Shared {
     }
 
     /// The machine is gone: who waits is told.
-    pub fn close(&self) {
+    pub fn close(self: &Arc<Self>) {
         let mut muxer = lock(&self.muxer);
+        muxer.receive_all(self);
         muxer.closed = true;
         muxer.drop_connections(&self.events);
         for queue in muxer.listeners.values() {
@@ -307,7 +308,7 @@ impl Muxer {
         let Some(queues) = self.queues.clone() else {
             return;
         };
-        if self.paused {
+        if self.paused || self.closed {
             return;
         }
         let mem: &GuestMemoryMmap = &queues.mem;
@@ -456,7 +457,7 @@ impl Muxer {
         let Some(queues) = self.queues.clone() else {
             return;
         };
-        if self.paused {
+        if self.paused || self.closed {
             return;
         }
         if self.reset_event {
