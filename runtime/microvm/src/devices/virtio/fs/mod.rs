@@ -58,6 +58,8 @@ pub const SYSCALLS: &[libc::c_long] = &[
     libc::SYS_mknodat,
     libc::SYS_mkdirat,
     libc::SYS_unlinkat,
+    // glibc makes the first of the second without flags.
+    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_linkat,
     libc::SYS_fchownat,
