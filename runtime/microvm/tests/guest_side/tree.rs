@@ -187,6 +187,12 @@ fn changes() {
     say(&format!("the host's change took {:?} to be seen", start.elapsed()));
 }
 
+/// How much the kernel reads at a time of a file that is read in order.
+fn read_ahead(kib: u32) {
+    let minor = fs::metadata(".").unwrap().dev() & 0xff;
+    fs::write(format!("/sys/class/bdi/0:{minor}/read_ahead_kb"), kib.to_string()).unwrap();
+}
+
 fn drop_caches() {
     fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
 }
@@ -214,6 +220,14 @@ pub fn measure_tree() {
             let mut file = File::open("large").unwrap();
             while file.read(&mut block).unwrap() > 0 {}
         });
+        for kib in [512, 1024, 128] {
+            read_ahead(kib);
+            drop_caches();
+            timed(&format!("100 MiB read, {kib} KiB ahead,"), || {
+                let mut file = File::open("large").unwrap();
+                while file.read(&mut block).unwrap() > 0 {}
+            });
+        }
         timed("100 MiB read again", || {
             let mut file = File::open("large").unwrap();
             while file.read(&mut block).unwrap() > 0 {}

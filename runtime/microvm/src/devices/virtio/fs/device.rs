@@ -12,7 +12,7 @@ use super::Config;
 use super::inode::StateError;
 use super::sys;
 use super::tree::Tree;
-use super::worker::{Failure, Worker};
+use super::worker::{Failure, QUEUES, Worker};
 use crate::devices::virtio::{Activation, Device, DeviceError};
 use crate::jail::Jail;
 
@@ -24,7 +24,7 @@ const TAG_LEN: usize = 36;
 
 /// The high priority queue (FORGET, INTERRUPT) and one request queue. The
 /// guest cuts its requests to fit the latter: 1 MiB wants 256 pages and more.
-const QUEUE_SIZES: [u16; 2] = [128, 512];
+const QUEUE_SIZES: [u16; QUEUES] = [128, 512];
 
 /// The most descriptors a guest may make us hold, and what is left to the
 /// rest of the process where it may have fewer.

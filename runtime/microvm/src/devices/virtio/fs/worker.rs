@@ -20,6 +20,9 @@ use super::tree::Tree;
 use crate::devices::virtio::{Activation, ActiveQueue};
 use crate::jail::{self, Jail, Role};
 
+/// The high priority queue and the request queue.
+pub const QUEUES: usize = 2;
+
 /// Requests served before the other queue is looked at.
 const BATCH: u32 = 64;
 
@@ -195,37 +198,39 @@ fn run(
             _ => (None, &[][..]),
         };
         let Some(mem) = mem else {
-            wait(&shared.wake, queues, -1).map_err(|e| Failure::System("poll", e))?;
+            wait(&shared.wake, &[], -1).map_err(|e| Failure::System("poll", e))?;
             continue;
         };
         let timeout = if look { 0 } else { -1 };
-        wait(&shared.wake, queues, timeout).map_err(|e| Failure::System("poll", e))?;
+        let kicked = wait(&shared.wake, queues, timeout).map_err(|e| Failure::System("poll", e))?;
         let all = std::mem::take(&mut look);
-        for queue in queues {
-            if queue.kick().read().is_ok() || all {
+        for (queue, kicked) in queues.iter().zip(kicked) {
+            if kicked {
+                let _ = queue.kick().read();
+            }
+            if kicked || all {
                 look |= drain(tree, server, mem, queue, &shared.pending) == Left::Some;
             }
         }
     }
 }
 
-/// Waits for an order or a kick.
-fn wait(wake: &EventFd, queues: &[ActiveQueue], timeout: i32) -> io::Result<()> {
+/// Waits for an order or a kick; which queues were kicked.
+fn wait(wake: &EventFd, queues: &[ActiveQueue], timeout: i32) -> io::Result<[bool; QUEUES]> {
     let poll = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // Negative descriptors are skipped by poll(2).
-    let mut fds = [poll(wake.as_raw_fd()), poll(-1), poll(-1)];
-    for (slot, queue) in fds[1..].iter_mut().zip(queues) {
+    let mut fds = [poll(-1); QUEUES + 1];
+    fds[QUEUES] = poll(wake.as_raw_fd());
+    for (slot, queue) in fds[..QUEUES].iter_mut().zip(queues) {
         *slot = poll(queue.kick_fd());
     }
     // SAFETY: an array with its own length.
     let n = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
     if n < 0 {
         let e = io::Error::last_os_error();
-        if e.kind() != io::ErrorKind::Interrupted {
-            return Err(e);
-        }
+        return if e.kind() == io::ErrorKind::Interrupted { Ok([false; QUEUES]) } else { Err(e) };
     }
-    Ok(())
+    Ok(std::array::from_fn(|i| fds[i].revents != 0))
 }
 
 /// Whether a queue still has something in it.
