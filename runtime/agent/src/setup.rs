@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use hull_agent::link::{FS_TAG, TREE};
@@ -60,6 +61,7 @@ pub fn guest() -> Result<(), Error> {
         Some("mode=0755"),
     )?;
     mount_on(&format!("{ROOT}{TREE}"), FS_TAG, "virtiofs", MsFlags::empty(), None)?;
+    read_ahead(&format!("{ROOT}{TREE}"));
     mount_on(&format!("{ROOT}/sys/fs/cgroup"), "cgroup2", "cgroup2", private, None)?;
     enter(ROOT)?;
     directory("/dev/pts")?;
@@ -74,6 +76,16 @@ pub fn guest() -> Result<(), Error> {
     directory(RUN)?;
     loopback_up();
     Ok(())
+}
+
+/// Lets the kernel read more of a file at a time than the usual 128 KiB: each piece is a request
+/// to the host, and files are read in order most often. Without it things are only slower.
+fn read_ahead(tree: &str) {
+    if let Ok(meta) = fs::metadata(tree) {
+        let (major, minor) = (libc::major(meta.dev()), libc::minor(meta.dev()));
+        let setting = format!("{ROOT}/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+        let _ = fs::write(setting, "512");
+    }
 }
 
 fn directory(path: &str) -> Result<(), Error> {
