@@ -1,9 +1,9 @@
 //! Control groups: where a container's processes are accounted, limited, frozen and killed.
 //!
-//! In the order they are used: [`layout`] (what the machine has), [`place`] (where the container
-//! goes), [`limits`] and [`devices`] (what is written), [`plan`] (all of it as data), [`create`],
-//! [`entry`] (how processes get in), [`record`] (what is done with a living one), [`update`],
-//! [`stats`], [`oom`]; [`systemd`] where that makes the cgroup.
+//! In the order they are used: `layout` (what the machine has), `place` (where the container
+//! goes), `limits` and `devices` (what is written), `plan` (all of it as data), `create`,
+//! `entry` (how processes get in), `record` (what is done with a living one), `update`,
+//! `stats`, `oom`; `systemd` where that makes the cgroup.
 //!
 //! v1, v2 and hybrid machines are handled by one code: on a hybrid one every v1 hierarchy gets a
 //! directory, and the v2 hierarchy one beside them, which freezes and kills.

@@ -333,3 +333,71 @@ fn a_cgroup_given_away_belongs_to_the_containers_root() {
     assert_eq!(owner(&directory.join("cgroup.procs")), (1234, 4321));
     assert_eq!(owner(&directory.join("cgroup.freeze")), (0, 0));
 }
+
+#[test]
+fn a_user_without_delegation_goes_without_and_is_not_stopped() {
+    if !can() {
+        return;
+    }
+    std::thread::spawn(|| {
+        // By the bare system call only this thread changes; the kernel takes its capabilities away.
+        // SAFETY: takes integers only.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) }, 0);
+        let resources = serde_json::json!({
+            "memory": {"limit": 64 << 20}, "pids": {"limit": 5},
+            "devices": [{"allow": false, "access": "rwm"}],
+        });
+        let resources: LinuxResources = serde_json::from_value(resources).unwrap();
+        let path = PathBuf::from(format!("/cgroups-test-{}-user", std::process::id()));
+        let mut request = Request {
+            path: Some(&path),
+            id: "user",
+            systemd: false,
+            rootless: true,
+            resources: Some(&resources),
+            annotations: None,
+            owner: None,
+        };
+        let cgroup = plan(&request).unwrap().create().unwrap();
+        assert!(cgroup.record().paths.is_empty());
+        assert!(cgroup.entry().unwrap().is_empty());
+        assert!(cgroup.record().processes().unwrap().is_empty());
+        cgroup.keep().clear().unwrap();
+        request.rootless = false;
+        assert!(plan(&request).unwrap().create().is_err());
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn a_parent_with_processes_gives_no_controllers_on_v2() {
+    let layout = layout::Layout::read().unwrap();
+    if !can() || !layout.v1.is_empty() {
+        return;
+    }
+    let parent = make("busy", serde_json::json!({})).unwrap();
+    let mut child = run_in(&parent, "sleep", &["100"]);
+    let below = parent.record().paths[""].strip_prefix("/sys/fs/cgroup").unwrap().join("below");
+    let path = Path::new("/").join(below);
+    let mut request = Request {
+        path: Some(&path),
+        id: "below",
+        systemd: false,
+        rootless: false,
+        resources: None,
+        annotations: None,
+        owner: None,
+    };
+    drop(plan(&request).unwrap().create().unwrap());
+    let limit: LinuxResources =
+        serde_json::from_value(serde_json::json!({"memory": {"limit": 64 << 20}})).unwrap();
+    request.resources = Some(&limit);
+    let error = plan(&request).unwrap().create().unwrap_err().to_string();
+    assert!(
+        error.contains("linux.resources.memory.limit") && error.contains("memory controller"),
+        "{error}"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

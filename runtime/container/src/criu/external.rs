@@ -152,11 +152,12 @@ pub(super) fn dumped_namespaces(spec: &Spec) -> Result<Vec<String>, Error> {
         .collect()
 }
 
+/// Namespaces to inherit, by key, and to join.
+type Restored = (Vec<(String, OwnedFd)>, Vec<JoinNamespace>);
+
 /// At the restore: network and pid namespaces are inherited as descriptors, the others joined by
 /// path.
-pub(super) fn restored_namespaces(
-    spec: &Spec,
-) -> Result<(Vec<(String, OwnedFd)>, Vec<JoinNamespace>), Error> {
+pub(super) fn restored_namespaces(spec: &Spec) -> Result<Restored, Error> {
     let (mut inherited, mut joined) = (Vec::new(), Vec::new());
     for (kind, path) in namespaces(spec) {
         let Some(path) = path else { continue };

@@ -168,12 +168,9 @@ fn limits(memory: &LinuxMemory, out: &mut Vec<Write>) -> Result<()> {
         }
         out.push(Write::new("memory", "memory.swappiness", swappiness, "memory.swappiness"));
     }
-    match memory.disable_oom_killer() {
-        Some(true) => {
-            out.push(Write::new("memory", "memory.oom_control", 1, "memory.disableOOMKiller"))
-        }
-        // The default, which engines spell out: not worth a system call at creation.
-        Some(false) | None => {}
+    // `false` is the default, which engines spell out: not worth a system call at creation.
+    if memory.disable_oom_killer() == Some(true) {
+        out.push(Write::new("memory", "memory.oom_control", 1, "memory.disableOOMKiller"));
     }
     match memory.use_hierarchy() {
         // What every kernel since 5.11 does anyhow; it refuses the contrary.

@@ -86,7 +86,7 @@ pub(super) fn property(name: &str, text: &str) -> Option<(String, Value)> {
         Value::I64(seconds) => u64::try_from(seconds).ok()?.checked_mul(MICROS)?,
         Value::U32(seconds) => u64::from(seconds).checked_mul(MICROS)?,
         Value::U64(seconds) => seconds.checked_mul(MICROS)?,
-        Value::Double(seconds) if seconds >= 0.0 && seconds < 1e12 => (seconds * 1e6) as u64,
+        Value::Double(seconds) if (0.0..1e12).contains(&seconds) => (seconds * 1e6) as u64,
         _ => return None,
     };
     Some((format!("{stem}USec"), Value::U64(micros)))
