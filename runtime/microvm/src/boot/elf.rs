@@ -135,7 +135,7 @@ pub fn plan(head: &[u8], file_size: u64) -> Result<Plan, ElfError> {
         .ok_or(ElfError::BadHeaders)?;
 
     let mut segments = Vec::new();
-    let mut range = u64::MAX..0;
+    let (mut lowest, mut highest) = (u64::MAX, 0);
     for header in headers.chunks_exact(PHDR_SIZE) {
         if u32_at(header, 0) != PT_LOAD {
             continue;
@@ -159,7 +159,8 @@ pub fn plan(head: &[u8], file_size: u64) -> Result<Plan, ElfError> {
         if segment.offset.checked_add(segment.file_size).is_none_or(|end| end > file_size) {
             return Err(ElfError::CutOff(segment.address));
         }
-        range = range.start.min(segment.address)..range.end.max(end);
+        lowest = lowest.min(segment.address);
+        highest = highest.max(end);
         segments.push(segment);
     }
     if segments.is_empty() {
@@ -169,7 +170,7 @@ pub fn plan(head: &[u8], file_size: u64) -> Result<Plan, ElfError> {
     if !segments.iter().any(inside) {
         return Err(ElfError::BadEntry(entry));
     }
-    Ok(Plan { segments, entry, range })
+    Ok(Plan { segments, entry, range: lowest..highest })
 }
 
 /// Reads the headers of `file` and plans its loading.

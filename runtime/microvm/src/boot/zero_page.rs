@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn the_page_says_where_things_are() {
         let page = build(&Inputs {
-            memory: &[0..64 << 20],
+            memory: &crate::memory::ranges(64 << 20).unwrap(),
             initrd: 0x300_0000..0x300_0100,
             cmdline_len: 7,
             acpi: true,

@@ -23,6 +23,9 @@ pub trait Handler: Send + Sync + Debug {
     fn ready(&self, tag: u64, events: EventSet);
 }
 
+/// A handler and the tag it is called with.
+type Registered = (Arc<dyn Handler>, u64);
+
 /// One registration; needed to change or end it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token(u64);
@@ -34,7 +37,7 @@ struct Shared {
     epoll: Epoll,
     wake: EventFd,
     next: AtomicU64,
-    handlers: Mutex<HashMap<u64, (Arc<dyn Handler>, u64)>>,
+    handlers: Mutex<HashMap<u64, Registered>>,
     stop: AtomicBool,
     hold: Mutex<Hold>,
     changed: Condvar,

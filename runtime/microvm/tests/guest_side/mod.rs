@@ -210,7 +210,7 @@ pub fn count() {
         };
         while socket.write_all(&count.to_le_bytes()).is_ok() {
             count += 1;
-            if count % 16 == 0 {
+            if count.is_multiple_of(16) {
                 let mut bytes = [0; 8];
                 File::open("/dev/hwrng").and_then(|mut f| f.read_exact(&mut bytes)).unwrap();
             }

@@ -137,10 +137,11 @@ impl Active {
             }
             used = true;
         }
-        if used && queue.needs_notification(&*self.mem).unwrap_or(true) {
-            if let Err(error) = self.queue.irq().used() {
-                tracing::warn!("{NAME}: interrupt: {error}");
-            }
+        if used
+            && queue.needs_notification(&*self.mem).unwrap_or(true)
+            && let Err(error) = self.queue.irq().used()
+        {
+            tracing::warn!("{NAME}: interrupt: {error}");
         }
     }
 }
