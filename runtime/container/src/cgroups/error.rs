@@ -53,6 +53,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A path below the container's cgroup cannot be used.
+    #[error("--cgroup {argument:?}: {reason}")]
+    Below {
+        /// As given.
+        argument: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// No hierarchy is mounted at all.
     #[error("no cgroup file system is mounted")]
     NoHierarchy,

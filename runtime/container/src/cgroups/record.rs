@@ -161,10 +161,8 @@ impl Record {
         match self.freezer_state() {
             Ok(state) if fs::read(&state)?.trim() != "THAWED" => fs::write(&state, "THAWED"),
             Ok(_) => Ok(()),
-            Err(error) if self.paths.contains_key("") => {
-                let _ = error;
-                Ok(())
-            }
+            // v2 alone froze it.
+            Err(_) if self.paths.contains_key("") => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -302,7 +300,7 @@ impl Record {
         }
         let mut paths = self.paths.clone();
         for argument in sub {
-            let bad = |reason| Error::Path { path: PathBuf::from(argument), reason };
+            let bad = |reason| Error::Below { argument: argument.clone(), reason };
             let (controllers, below) = match argument.split_once(':') {
                 Some((controllers, below)) => (Some(controllers), below),
                 None => (None, argument.as_str()),
@@ -324,9 +322,8 @@ impl Record {
                 }
             }
             if let Some(list) = controllers
-                && let Some(unknown) = list.split(',').find(|one| !self.paths.contains_key(*one))
+                && list.split(',').any(|one| !self.paths.contains_key(one))
             {
-                let _ = unknown;
                 return Err(bad("names a controller that the container's cgroup does not have"));
             }
             if !moved {

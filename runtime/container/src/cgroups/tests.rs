@@ -401,3 +401,24 @@ fn a_parent_with_processes_gives_no_controllers_on_v2() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn more_processes_enter_below_by_path_and_controller() {
+    if !can() {
+        return;
+    }
+    let cgroup = make("below", serde_json::json!({})).unwrap();
+    let record = cgroup.record();
+    let (name, path) = record.paths.iter().next_back().unwrap();
+    std::fs::create_dir(path.join("sub")).unwrap();
+    let enter = |argument: &str| {
+        record.entry(&[argument.to_owned()]).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(enter("/sub"), Ok(()));
+    if !name.is_empty() {
+        assert_eq!(enter(&format!("{name}:sub")), Ok(()));
+    }
+    for wrong in ["nothing", "../sub", "unknown:sub"] {
+        assert!(enter(wrong).unwrap_err().contains("--cgroup"), "{wrong}");
+    }
+}

@@ -80,7 +80,9 @@ impl Drop for Restored {
     fn drop(&mut self) {
         if let Some(cgroup) = self.cgroup.take() {
             let _ = cgroup.record().kill_all();
-            let _ = sys::wait(self.record.pid);
+            if self.record.pid > 0 {
+                let _ = sys::wait(self.record.pid);
+            }
         }
     }
 }
