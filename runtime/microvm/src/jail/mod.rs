@@ -188,7 +188,7 @@ mod tests {
 
     fn open_a_file() {
         // SAFETY: a NUL-terminated path.
-        unsafe { libc::open(c"/etc/hostname".as_ptr(), libc::O_RDONLY) };
+        unsafe { libc::openat(libc::AT_FDCWD, c"/etc/hostname".as_ptr(), libc::O_RDONLY) };
     }
 
     fn make_a_socket() {

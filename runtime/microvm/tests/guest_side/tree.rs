@@ -37,6 +37,7 @@ pub fn use_tree() {
         programs();
         directories();
         locks();
+        random_content();
         changes();
         say("all of the tree is right");
     });
@@ -126,6 +127,19 @@ fn owners() {
         libc::setfsgid(0);
     }
     assert_eq!(fs::metadata("users-own").unwrap().uid(), 1000);
+    // Somebody else's writing takes the set-user-id bit away.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o666).open("suid").unwrap();
+    fs::set_permissions("suid", fs::Permissions::from_mode(0o4777)).unwrap();
+    file.write_all_at(b"root may", 0).unwrap();
+    assert_eq!(fs::metadata("suid").unwrap().mode() & 0o7777, 0o4777);
+    std::thread::spawn(move || {
+        // SAFETY: numbers only; the raw call is for this thread alone.
+        unsafe { libc::syscall(libc::SYS_setresuid, 1000, 1000, 1000) };
+        file.write_all_at(b"others", 0).unwrap();
+    })
+    .join()
+    .unwrap();
+    assert_eq!(fs::metadata("suid").unwrap().mode() & 0o7777, 0o777);
 }
 
 fn mapped() {
@@ -161,6 +175,66 @@ fn directories() {
         fs::remove_file(entry.unwrap().path()).unwrap();
     }
     fs::remove_dir("many").unwrap();
+}
+
+/// Many random changes of one file, and of the same bytes in memory.
+fn random_content() {
+    const MAX: u64 = 300_000;
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut below = |n: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % n
+    };
+    let open =
+        || File::options().read(true).write(true).create(true).truncate(false).open("random");
+    let mut file = open().unwrap();
+    let mut model: Vec<u8> = Vec::new();
+    for round in 0..500 {
+        let (at, len) = (below(MAX), below(40_000) as usize);
+        let within = |model: &[u8]| {
+            let end = (at as usize + len).min(model.len());
+            (at as usize).min(end)..end
+        };
+        let range = within(&model);
+        match below(8) {
+            0..=2 => {
+                let data: Vec<u8> = (0..len).map(|i| (i as u8) ^ (round as u8)).collect();
+                file.write_all_at(&data, at).unwrap();
+                model.resize(model.len().max(at as usize + len), 0);
+                model[at as usize..at as usize + len].copy_from_slice(&data);
+            }
+            3 => {
+                file.set_len(at).unwrap();
+                model.resize(at as usize, 0);
+            }
+            4 if len > 0 => {
+                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                // SAFETY: numbers only.
+                let done =
+                    unsafe { libc::fallocate(file.as_raw_fd(), mode, at as i64, len as i64) };
+                assert_eq!(done, 0, "round {round}");
+                model[range.clone()].fill(0);
+            }
+            5 => file = open().unwrap(),
+            6 if !range.is_empty() => {
+                let mut copy = File::create("copy").unwrap();
+                file.seek(SeekFrom::Start(range.start as u64)).unwrap();
+                let mut part = (&file).take(range.len() as u64);
+                std::io::copy(&mut part, &mut copy).unwrap();
+                assert!(fs::read("copy").unwrap() == model[range.clone()], "round {round}");
+            }
+            _ => {}
+        }
+        let range = within(&model);
+        let mut back = vec![0; range.len()];
+        file.read_exact_at(&mut back, range.start as u64).unwrap();
+        assert!(back == model[range], "round {round}");
+        assert_eq!(file.metadata().unwrap().len(), model.len() as u64, "round {round}");
+    }
+    drop_caches();
+    assert!(fs::read("random").unwrap() == model);
 }
 
 fn locks() {

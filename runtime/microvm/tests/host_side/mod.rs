@@ -49,10 +49,15 @@ impl Bench {
     }
 
     fn start(&self, change: impl FnOnce(&mut Config)) -> Handle {
-        self.start_with(change, vec![])
+        self.start_with(change, vec![], &jail())
     }
 
-    fn start_with(&self, change: impl FnOnce(&mut Config), fs: Vec<fs::Config>) -> Handle {
+    fn start_with(
+        &self,
+        change: impl FnOnce(&mut Config),
+        fs: Vec<fs::Config>,
+        jail: &Jail,
+    ) -> Handle {
         let mut config = Config {
             memory: 256 << 20,
             cmdline: format!("hull.case={}", self.case),
@@ -65,7 +70,7 @@ impl Bench {
             &config,
         );
         let devices = Devices { fs, ..devices() };
-        let handle = Vm::build(&config, loading, devices).unwrap().start(&jail()).unwrap();
+        let handle = Vm::build(&config, loading, devices).unwrap().start(jail).unwrap();
         if std::env::var_os("HULL_TEST_CONSOLE").is_some() {
             handle.console().echo();
         }

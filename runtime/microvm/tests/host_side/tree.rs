@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use microvm::devices::virtio::fs as share;
 
-use super::{Bench, expect_reset, log};
+use super::{Bench, expect_reset, jail, log};
 
 pub const TAG: &str = "hull";
 
@@ -48,6 +48,7 @@ pub fn shared_tree(bench: &Bench) {
     let handle = bench.start_with(
         |_| {},
         vec![share::Config { tag: TAG.into(), root: File::open(dir.path()).unwrap().into() }],
+        &jail(),
     );
     // The guest asks for a change and waits until it sees it.
     let start = Instant::now();
@@ -86,6 +87,7 @@ pub fn tree_speed(bench: &Bench) {
     let handle = bench.start_with(
         |config| config.memory = 512 << 20,
         vec![share::Config { tag: TAG.into(), root }],
+        &jail(),
     );
     expect_reset(&handle, "all is measured");
     for line in log(&handle).lines().filter(|line| line.contains("took")) {
