@@ -230,7 +230,7 @@ impl Joiner<'_> {
         if let Some((_, last)) = self.process.affinity.as_ref().filter(|(_, l)| !l.is_empty()) {
             last.set_affinity().trying(|| "process.execCPUAffinity.final")?;
         }
-        self.process.set_oom_score()?;
+        self.process.set_oom_score("self")?;
         let own = if self.process.needs_proc() {
             let fd = sys::open(c"/proc/thread-self", libc::O_PATH | libc::O_DIRECTORY, 0);
             Some(fd.trying(|| "open /proc/thread-self")?)

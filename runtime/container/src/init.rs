@@ -137,6 +137,8 @@ impl Init<'_> {
         if self.has_root {
             userns::become_root(may_set_groups).trying(|| "become root in the user namespace")?;
         }
+        // Another identity hides `/proc/self` from the process itself. Nobody else is in here yet.
+        sys::prctl(libc::PR_SET_DUMPABLE, 1, 0).trying(|| "keep the own /proc files")?;
         Ok(())
     }
 
@@ -152,7 +154,10 @@ impl Init<'_> {
         if self.namespaces.makes(Kind::User) && !mapped {
             self.take_identity(channel)?;
         }
-        self.process.set_oom_score()?;
+        if !self.namespaces.makes(Kind::User) {
+            // Otherwise the parent did, which has the privilege.
+            self.process.set_oom_score("self")?;
+        }
         self.namespaces.join(&joined)?;
         quiet_signals();
         nix::unistd::setsid().trying(|| "begin a session")?;

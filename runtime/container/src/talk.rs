@@ -166,6 +166,7 @@ impl Talk<'_> {
                 Ok(Some(Vec::new()))
             }
             (Tag::Mapping, Some((mappings, _))) => {
+                self.process.set_oom_score(&pid.to_string()).map_err(Error::Init)?;
                 let may_set_groups = mappings.write(pid)?;
                 Ok(Some(vec![may_set_groups.into()]))
             }

@@ -137,12 +137,13 @@ impl Plan {
         !self.labels.is_empty()
     }
 
-    /// Adjusts how likely the kernel kills this process when memory is short. The caller's
-    /// `/proc` must still be there.
-    pub(crate) fn set_oom_score(&self) -> Done<()> {
+    /// Adjusts how likely the kernel kills a process (`self` or a number) when memory is short.
+    /// The caller's `/proc` must still be there.
+    pub(crate) fn set_oom_score(&self, process: &str) -> Done<()> {
         let Some(score) = self.oom_score_adj else { return Ok(()) };
         let text = score.to_string();
-        let written = sys::open(c"/proc/self/oom_score_adj", libc::O_WRONLY, 0)
+        let path = crate::path::c_path(format!("/proc/{process}/oom_score_adj").as_ref())?;
+        let written = sys::open(&path, libc::O_WRONLY, 0)
             .and_then(|fd| sys::write_once(fd.as_fd(), text.as_bytes()));
         match written {
             Err(nix::errno::Errno::EACCES | nix::errno::Errno::EPERM) if self.rootless => Ok(()),
