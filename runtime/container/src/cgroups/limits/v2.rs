@@ -115,8 +115,9 @@ fn limits(memory: &LinuxMemory, out: &mut Vec<Write>) -> Result<()> {
     let total = memory_value("memory.swap", memory.swap())?;
     if let Some(swap) = swap(total, limit)? {
         let write = Write::new("memory", "memory.swap.max", max(swap), "memory.swap");
-        // Without a limit asked for, a kernel without swap accounting loses nothing.
-        out.push(if total.is_none() { write.mode(Mode::IfPresent) } else { write });
+        // None at all, and none asked for, are also had from a kernel that does not account swap.
+        let easy = swap <= 0;
+        out.push(if easy { write.mode(Mode::IfPresent) } else { write });
     }
     if let Some(limit) = limit {
         out.push(Write::new("memory", "memory.max", max(limit), "memory.limit"));
