@@ -5,12 +5,14 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
 use super::elf::{self, ElfError};
+use super::pieces::Pieces;
 use crate::config::{Announce, Config, InitrdPart};
 use crate::memory::{self, Memory, MemoryError};
 
@@ -66,7 +68,21 @@ pub(crate) struct Loaded {
 #[derive(Debug)]
 pub struct Loading {
     started: Instant,
-    state: Result<(Memory, JoinHandle<Result<Loaded, LoadError>>), LoadError>,
+    state: Result<Running, LoadError>,
+}
+
+#[derive(Debug)]
+struct Running {
+    memory: Memory,
+    thread: JoinHandle<Result<Loaded, LoadError>>,
+    shared: Arc<Shared>,
+}
+
+/// What the loading thread and its helper share.
+#[derive(Debug)]
+struct Shared {
+    kernel: File,
+    pieces: OnceLock<Pieces>,
 }
 
 impl Loading {
@@ -77,12 +93,14 @@ impl Loading {
         let announce = config.announce;
         let state = memory::map(config.memory).map_err(LoadError::from).and_then(|memory| {
             let target = Memory::clone(&memory);
+            let shared = Arc::new(Shared { kernel, pieces: OnceLock::new() });
+            let theirs = Arc::clone(&shared);
             let thread = std::thread::Builder::new()
                 .name("hull-load".into())
                 .stack_size(128 << 10)
-                .spawn(move || load(&kernel, &initrd, announce, &target))
+                .spawn(move || load(&theirs, &initrd, announce, &target))
                 .map_err(LoadError::Thread)?;
-            Ok((memory, thread))
+            Ok(Running { memory, thread, shared })
         });
         Loading { started, state }
     }
@@ -93,26 +111,32 @@ impl Loading {
 
     /// The memory, while it is still being filled.
     pub(crate) fn memory(&self) -> Option<Memory> {
-        self.state.as_ref().ok().map(|(memory, _)| memory.clone())
+        self.state.as_ref().ok().map(|running| running.memory.clone())
     }
 
-    /// Waits for the end.
+    /// Helps, and waits for the end.
     pub(crate) fn finish(self) -> Result<(Memory, Loaded), LoadError> {
-        let (memory, thread) = self.state?;
+        let Running { memory, thread, shared } = self.state?;
+        if let Some(pieces) = shared.pieces.get() {
+            pieces.take_part(&shared.kernel, &memory);
+        }
         let loaded = thread.join().map_err(|_| LoadError::Lost)??;
         Ok((memory, loaded))
     }
 }
 
 fn load(
-    kernel: &File,
+    shared: &Shared,
     initrd: &[InitrdPart],
     announce: Announce,
     memory: &Memory,
 ) -> Result<Loaded, LoadError> {
-    let plan = elf::open(kernel)?;
+    let plan = elf::open(&shared.kernel)?;
+    elf::check_fit(&plan, memory)?;
     memory::prefer_huge_pages(memory);
-    elf::load(&plan, kernel, memory)?;
+    let pieces = shared.pieces.get_or_init(|| Pieces::of(&plan));
+    pieces.take_part(&shared.kernel, memory);
+    pieces.finish().map_err(ElfError::Read)?;
     let initrd = load_initrd(initrd, plan.range.end, memory)?;
     let acpi = match announce {
         Announce::Acpi => true,
@@ -138,8 +162,8 @@ fn stands_in(memory: &GuestMemoryMmap, segment: &elf::Segment, text: &[u8]) -> b
     };
     let guard = slice.ptr_guard();
     // SAFETY: the slice is file_size bytes of mapped guest memory, kept by the
-    // guard; no vCPU exists yet, and the loading thread, which is this one, is
-    // the only one that writes to it.
+    // guard; all pieces have been read, no vCPU runs yet, and so nobody writes to it
+    // but this thread.
     let bytes = unsafe { std::slice::from_raw_parts(guard.as_ptr(), slice.len()) };
     let finder = memchr::memmem::Finder::new(text);
     let mut end = bytes.len();

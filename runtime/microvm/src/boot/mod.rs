@@ -9,6 +9,7 @@ pub mod cmdline;
 pub mod elf;
 pub mod loading;
 pub mod mptable;
+pub mod pieces;
 pub mod zero_page;
 
 /// Guest physical addresses below 1 MiB that the boot uses.
