@@ -84,6 +84,8 @@ pub fn bring_up(
     mut phases: Phases,
 ) -> Result<Machine, Failure> {
     phases.mark("placed");
+    // As the caller has them: the machine raises that of open files for itself.
+    let rlimits = rlimits();
     // Threads made from here on take no signals but those they ask for.
     let signals = Signals::watch().map_err(|e| Failure::host(format!("watch for signals: {e}")))?;
     let config = Config {
@@ -123,7 +125,7 @@ pub fn bring_up(
         config: place.plan.guest.clone(),
         stdio,
         no_new_keyring: launch.no_new_keyring,
-        rlimits: rlimits(),
+        rlimits,
         now: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_nanos() as u64),
