@@ -112,15 +112,15 @@ fn tolerant<T: serde::de::DeserializeOwned>(
     let mut repaired = serde_json::from_slice::<serde_json::Value>(text)
         .map_err(|source| Error::Syntax { document, source })?;
     drop_nulls(&mut repaired);
-    if document == CONFIG {
-        if let Some(process) = repaired.get_mut("process").and_then(|p| p.as_object_mut()) {
-            let user = process.entry("user").or_insert_with(|| serde_json::json!({}));
-            if let Some(user) = user.as_object_mut() {
-                user.entry("uid").or_insert(0.into());
-                user.entry("gid").or_insert(0.into());
-            }
-            process.entry("cwd").or_insert("".into());
+    if document == CONFIG
+        && let Some(process) = repaired.get_mut("process").and_then(|p| p.as_object_mut())
+    {
+        let user = process.entry("user").or_insert_with(|| serde_json::json!({}));
+        if let Some(user) = user.as_object_mut() {
+            user.entry("uid").or_insert(0.into());
+            user.entry("gid").or_insert(0.into());
         }
+        process.entry("cwd").or_insert("".into());
     }
     if let Ok(parsed) = serde_json::from_value(repaired.clone()) {
         return Ok(parsed);

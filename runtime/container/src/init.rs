@@ -76,10 +76,10 @@ pub(crate) fn begin(mut init: Init<'_>, channel: Channel) -> ! {
     } else {
         init.container(&channel, None)
     };
-    if let Err(failure) = result {
-        if channel.send(Tag::Failed, &failure_body(&failure), &[]).is_err() {
-            init.undo();
-        }
+    if let Err(failure) = result
+        && channel.send(Tag::Failed, &failure_body(&failure), &[]).is_err()
+    {
+        init.undo();
     }
     sys::exit(1)
 }
@@ -218,10 +218,8 @@ impl Init<'_> {
         }
         if let Some(name) = &self.domainname {
             // SAFETY: the length given is the name's.
-            sys::check(
-                unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) } as libc::c_long
-            )
-            .trying(|| format!("domainname {name:?}"))?;
+            let done = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+            sys::check(libc::c_long::from(done)).trying(|| format!("domainname {name:?}"))?;
         }
         Ok(())
     }
@@ -347,10 +345,10 @@ impl Init<'_> {
                 Err(error) => return Err(error).trying(|| "wait for the start"),
             };
             // One that went away before it said so did not start anything.
-            if let Ok(Some(message)) = caller.receive() {
-                if message.tag == Tag::Start {
-                    return Ok(caller);
-                }
+            if let Ok(Some(message)) = caller.receive()
+                && message.tag == Tag::Start
+            {
+                return Ok(caller);
             }
         }
     }

@@ -56,7 +56,8 @@ pub fn main(lists: &[&'static [Behaviour]]) -> ExitCode {
             lists
                 .iter()
                 .flat_map(|list| list.iter())
-                .filter_map(|b| b.walls.contains(wall).then(|| (b.full_name(*wall), *wall, *b)))
+                .filter(|&b| b.walls.contains(wall))
+                .map(|b| (b.full_name(*wall), *wall, *b))
         })
         .collect();
     let total = all.len();

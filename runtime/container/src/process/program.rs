@@ -111,11 +111,11 @@ impl Program {
         }
         let search = self.search.as_deref().unwrap_or_default();
         for directory in search.split(':').filter(|directory| !directory.is_empty()) {
-            if let Ok(candidate) = CString::new(format!("{directory}/{name}")) {
-                if executable(&candidate).is_ok() {
-                    self.found = candidate;
-                    return Ok(());
-                }
+            if let Ok(candidate) = CString::new(format!("{directory}/{name}"))
+                && executable(&candidate).is_ok()
+            {
+                self.found = candidate;
+                return Ok(());
             }
         }
         Err(Failure::plain(format!("{quoted}: executable file not found in $PATH")))

@@ -236,7 +236,7 @@ pub(crate) fn fs_magic(fd: impl AsFd) -> Result<i64> {
     // SAFETY: the kernel fills the whole structure on success.
     check(unsafe { libc::fstatfs(fd.as_fd().as_raw_fd(), stat.as_mut_ptr()) } as libc::c_long)?;
     // SAFETY: filled, see above.
-    Ok(unsafe { stat.assume_init() }.f_type as i64)
+    Ok(unsafe { stat.assume_init() }.f_type)
 }
 
 /// Reads at most `limit` bytes of a descriptor.
