@@ -20,7 +20,8 @@ const END_OF_INPUT: u8 = 4;
 pub struct Relay {
     master: OwnedFd,
     signals: OwnedFd,
-    raw: Option<Raw>,
+    /// Held for its end: the caller's terminal is itself again.
+    _raw: Option<Raw>,
     /// Typed, not written to the master yet.
     input: Vec<u8>,
     /// Printed, not written to stdout yet.
@@ -47,7 +48,7 @@ impl Relay {
         let relay = Relay {
             master,
             signals,
-            raw: (0..3).find_map(Raw::new),
+            _raw: (0..3).find_map(Raw::new),
             input: Vec::new(),
             output: Vec::new(),
             input_open: true,

@@ -139,11 +139,8 @@ fn pid_can_be_joined(place: &Place) {
     assert_eq!(link(container.pid(), "pid"), link(pid, "pid"));
     container.delete_force();
     // SAFETY: kill takes two integers; it is still there, nobody else's.
-    assert_eq!(
-        unsafe { libc::kill(pid, 0) },
-        0,
-        "the namespace's first process was killed with the container"
-    );
+    let found = unsafe { libc::kill(pid, 0) };
+    assert_eq!(found, 0, "the namespace's first process was killed with the container");
     drop(keeper);
     // SAFETY: kill takes two integers.
     unsafe { libc::kill(pid, libc::SIGKILL) };

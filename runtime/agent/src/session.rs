@@ -111,7 +111,7 @@ impl Session {
             Err(nix::Error::EINTR) => return Ok(()),
             Err(source) => return Err(FrameError::Io(source.into()).into()),
         }
-        while let Some(Request { seq, ask }) = self.decoder.next()? {
+        while let Some(Request { seq, ask }) = self.decoder.take()? {
             let result = self.carry_out(ask);
             self.tell(&Report::Reply { seq, result })?;
         }

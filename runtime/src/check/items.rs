@@ -8,9 +8,12 @@ use crate::kernel::host as kernels;
 
 type Found = (Status, String, Option<&'static str>);
 
+/// A key, a title, and what looks for it.
+type Look = (&'static str, &'static str, fn(&Host) -> Found);
+
 /// Everything that is looked for, in the order it is printed.
 pub fn all(host: &Host) -> Vec<Item> {
-    let look: [(&'static str, &'static str, fn(&Host) -> Found); 21] = [
+    let look: [Look; 21] = [
         ("kernel", "Kernel", kernel),
         ("kvm", "KVM", kvm),
         ("cpu_virtualisation", "CPU virtualisation", cpu),

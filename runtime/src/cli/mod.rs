@@ -51,7 +51,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Ok(status) => status,
         Err(Failure { status, context, error }) => {
             // A reader that went away is no failure of the command's.
-            if let Error::System { source, .. } = &error
+            if let Error::System { source, .. } = &*error
                 && source.kind() == io::ErrorKind::BrokenPipe
             {
                 return FAILURE;
@@ -67,12 +67,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
 struct Failure {
     status: i32,
     context: &'static str,
-    error: Error,
+    error: Box<Error>,
 }
 
 impl<E: Into<Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Failure { status: FAILURE, context: "", error: error.into() }
+        Failure { status: FAILURE, context: "", error: Box::new(error.into()) }
     }
 }
 
@@ -119,8 +119,9 @@ fn dispatch(
     }
     check_choice("log-format", globals.value("log-format"), &["text", "json"])?;
     let context = context(argv0, globals)?;
-    let failed =
-        |context: &'static str, status| move |error: Error| Failure { status, context, error };
+    let failed = |context: &'static str, status| {
+        move |error: Error| Failure { status, context, error: Box::new(error) }
+    };
     match command.name {
         "create" => create::create(&context, &parsed).map_err(failed("create failed: ", FAILURE)),
         "run" => create::run(&context, &parsed).map_err(failed("run failed: ", FAILURE)),

@@ -145,7 +145,7 @@ fn stand_in(stream: &UnixStream, terminal: Option<&OwnedFd>) -> Option<i32> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return None,
             }
-            while let Some(outcome) = decoder.next::<Outcome>().ok()? {
+            while let Some(outcome) = decoder.take::<Outcome>().ok()? {
                 if let Outcome::Exited(code) = outcome {
                     return Some(code);
                 }

@@ -261,6 +261,6 @@ mod tests {
         assert_eq!(got.len(), 2);
         let mut decoder = Decoder::new(MAX_REPORT);
         decoder.push(&buffer[..n]);
-        assert!(matches!(decoder.next::<Command>(), Ok(Some(Command::Forward(34)))));
+        assert!(matches!(decoder.take::<Command>(), Ok(Some(Command::Forward(34)))));
     }
 }

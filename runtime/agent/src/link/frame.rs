@@ -77,7 +77,7 @@ impl Decoder {
     }
 
     /// The next whole message, if there is one.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let pending = &self.buffer[self.taken..];
         let Some((head, rest)) = pending.split_first_chunk::<HEAD>() else { return Ok(None) };
         let len = u32::from_le_bytes(*head) as usize;
@@ -159,7 +159,7 @@ mod tests {
             let mut seen = 0;
             for chunk in wire.chunks(piece) {
                 decoder.push(chunk);
-                while let Some(report) = decoder.next::<Report>().unwrap() {
+                while let Some(report) = decoder.take::<Report>().unwrap() {
                     let Report::Reply { seq, result: Ok(Answer::Process(pid)) } = report else {
                         panic!("another message");
                     };
@@ -176,7 +176,7 @@ mod tests {
     fn a_length_beyond_the_bound_is_refused_before_its_bytes_come() {
         let mut decoder = Decoder::new(MAX_REPORT);
         decoder.push(&u32::MAX.to_le_bytes());
-        assert!(matches!(decoder.next::<Report>(), Err(FrameError::TooLong(..))));
+        assert!(matches!(decoder.take::<Report>(), Err(FrameError::TooLong(..))));
         let head = (MAX_REPORT as u32 + 1).to_le_bytes();
         assert!(matches!(read::<Report>(&head[..], MAX_REPORT), Err(FrameError::TooLong(..))));
     }
@@ -218,7 +218,7 @@ mod tests {
             }
             let mut decoder = Decoder::new(MAX_REPORT);
             decoder.push(&bytes);
-            let _ = decoder.next::<Request>();
+            let _ = decoder.take::<Request>();
             let _ = read::<Request>(&bytes[..], MAX_REPORT);
         }
     }

@@ -81,7 +81,7 @@ impl Channel {
 
     /// The next whole message.
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
-        self.decoder.next()
+        self.decoder.take()
     }
 
     /// What to poll it for.
