@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Engines write a few dozen KiB; a document beyond this is an attack on memory.
@@ -38,7 +39,7 @@ pub fn load(bundle: &Path) -> Result<Config, Error> {
 
 /// Reads, parses and validates this `config.json`; its text, too, for who keeps a copy.
 pub fn load_with_text(path: &Path) -> Result<(Config, Vec<u8>), Error> {
-    let text = read(path)?;
+    let text = read_regular(path)?;
     let config = parse(&text)?;
     validate(&config)?;
     Ok((config, text))
@@ -67,9 +68,27 @@ pub fn parse_resources(text: &[u8]) -> Result<spec::LinuxResources, Error> {
     document("resources", text)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+/// A bundle may be anyone's: a pipe in the place of its `config.json` must not hold the caller.
+fn read_regular(path: &Path) -> Result<Vec<u8>, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).map_err(failed)?;
+    let kind = file.metadata().map_err(failed)?.file_type();
+    if !kind.is_file() {
+        let number = if kind.is_dir() { libc::EISDIR } else { libc::EINVAL };
+        return Err(failed(std::io::Error::from_raw_os_error(number)));
+    }
+    read_open(path, file)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    read_open(path, file)
+}
+
+fn read_open(path: &Path, file: File) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
     let size = file.metadata().map_err(failed)?.len();
     let mut text = Vec::with_capacity(size.min(MAX_DOCUMENT) as usize + 1);
     file.take(MAX_DOCUMENT + 1).read_to_end(&mut text).map_err(failed)?;

@@ -31,6 +31,10 @@ fn keep_standard_descriptors() {
 #[cfg_attr(test, allow(dead_code, reason = "the test harness brings its own main"))]
 extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
     keep_standard_descriptors();
+    // As Rust's own main does: a pipe that nobody reads (a hook's stdin, `| head`) is an error to
+    // handle, not the end in the middle of making a container.
+    // SAFETY: sets a disposition, no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     // The monitor of a microVM is this program, executed again.
     if std::env::args_os().nth(1).as_deref() == Some(OsStr::new(hull::microvm_wall::MONITOR)) {
         hull::microvm_wall::monitor();

@@ -125,7 +125,8 @@ fn one(hook: &Hook, state: &[u8]) -> Result<(), Problem> {
     if let Some((name, rest)) = args.split_first() {
         command.arg0(name).args(rest);
     }
-    command.env_clear();
+    // So that what it started can be ended with it.
+    command.process_group(0).env_clear();
     for entry in hook.env().iter().flatten() {
         if let Some((name, value)) = entry.split_once('=') {
             command.env(name, value);
@@ -150,7 +151,8 @@ fn one(hook: &Hook, state: &[u8]) -> Result<(), Problem> {
         .map(|seconds| Instant::now() + Duration::from_secs(seconds.try_into().unwrap_or(0)));
     let ended = conversation.hold(&pidfd, deadline).map_err(trying("wait for"))?;
     if !ended {
-        let _ = child.kill();
+        // SAFETY: sends a signal to the group that the hook leads and is not reaped from yet.
+        unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
         let _ = child.wait();
         return Err(Problem::Timeout { seconds: hook.timeout().unwrap_or(0) });
     }

@@ -17,7 +17,7 @@ use crate::process::{self, stdio};
 use crate::rootfs::{self, Propagation, Switch};
 use crate::sync::{Channel, Tag, failure_body};
 use crate::sys::{self, CloneOptions, Cloned};
-use crate::{sysctl, userns};
+use crate::{netdev, sysctl, userns};
 use oci::spec::{Hooks, LinuxNamespaceType as Kind};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -168,6 +168,9 @@ impl Init<'_> {
         self.entry.join().trying(|| "join the cgroup")?;
         self.namespaces.enter_cgroup()?;
         self.name_host()?;
+        if self.namespaces.makes(Kind::Network) {
+            netdev::loopback_up().trying(|| "set the loopback device up")?;
+        }
         sysctl::apply(&self.sysctl)?;
         let own = self.own_proc()?;
         let (root, terminal) = self.make_root(channel)?;

@@ -36,5 +36,7 @@ mod userns;
 pub use create::{CreateRequest, Created, create};
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecRequest, exec};
-pub use lifecycle::{delete, pause, processes, resume, signal, start, stats, status, update};
+pub use lifecycle::{
+    delete, discard, pause, processes, resume, signal, start, stats, status, update,
+};
 pub use record::{Record, Rootless};

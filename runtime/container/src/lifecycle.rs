@@ -1,7 +1,7 @@
 //! What is done to a container after it was made: start, signal, pause, update, delete.
 
 use crate::sync::{Channel, Tag};
-use crate::{Error, Record, Result, cgroups, pty, sys};
+use crate::{Error, Record, Result, Rootless, cgroups, pty, sys};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
@@ -19,6 +19,23 @@ const START_SOCKET: &str = "start.sock";
 /// How long a killed process may take to be gone. A process in the kernel's hands (I/O) is not
 /// hurried by anything.
 const END_MILLIS: u16 = 10_000;
+
+/// Removes what a killed `create` may have left of a container that was never recorded: its empty
+/// cgroup. The process, if there was one, ends with its creator.
+pub fn discard(id: &str, config: &oci::Config, rootless: Rootless) -> Result<()> {
+    let linux = config.spec.linux().as_ref();
+    let request = cgroups::Request {
+        path: linux.and_then(|linux| linux.cgroups_path().as_deref()),
+        id,
+        systemd: false,
+        rootless: rootless.decide(),
+        resources: None,
+        annotations: None,
+        owner: None,
+    };
+    cgroups::plan(&request)?.discard();
+    Ok(())
+}
 
 /// The socket by which another process starts the container. Removed when dropped.
 #[derive(Debug)]

@@ -130,10 +130,15 @@ pub fn delete(context: &Context, id: &Id, force: bool) -> Result<()> {
     let (_lock, container) = match store.lock(id) {
         Ok(locked) => locked,
         Err(Error::NotFound) => {
-            store.discard(id)?;
+            if let Some(config) = store.discard(id)? {
+                // A systemd scope goes by itself with its last process.
+                if !context.systemd_cgroup {
+                    container::discard(id.as_str(), &config, context.rootless)?;
+                }
+            }
             return if force { Ok(()) } else { Err(Error::NotFound) };
         }
-        Err(Error::Corrupt { .. }) if force => return store.discard(id),
+        Err(Error::Corrupt { .. }) if force => return store.discard(id).map(drop),
         Err(error) => return Err(error),
     };
     let status = container.status()?;

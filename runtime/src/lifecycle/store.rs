@@ -245,13 +245,14 @@ impl Store {
     }
 
     /// Removes the directory of a container that cannot be read (a killed `create`, a damaged
-    /// file), waiting for its lock.
-    pub fn discard(&self, id: &Id) -> Result<()> {
+    /// file), waiting for its lock. The configuration that was in it, if there was one, tells what
+    /// else may have been made.
+    pub fn discard(&self, id: &Id) -> Result<Option<oci::Config>> {
         let path = self.dir(id);
-        match Lock::take(&path)? {
-            Some(_lock) => self.remove(&path),
-            None => Ok(()),
-        }
+        let Some(_lock) = Lock::take(&path)? else { return Ok(None) };
+        let config = oci::load_trusted(&path.join(CONFIG)).ok();
+        self.remove(&path)?;
+        Ok(config)
     }
 
     /// All containers, by id. What cannot be read is handed out as its error.

@@ -31,6 +31,16 @@ pub struct Cgroup {
 }
 
 impl Plan {
+    /// Removes the directories of a container whose `create` was killed, as far as they are empty:
+    /// whoever is in there is not that container's, whose process has ended by itself.
+    pub fn discard(&self) {
+        for directory in self.paths.values() {
+            if let Err(error) = fs::rmdir(directory) {
+                tracing::debug!("{error}");
+            }
+        }
+    }
+
     /// Makes the directories and writes the limits.
     pub fn create(self) -> Result<Cgroup> {
         let mut cgroup = Cgroup {
