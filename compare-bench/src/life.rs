@@ -19,7 +19,7 @@ pub fn fresh_id() -> String {
     format!("cb{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A created container. Dropped before [`Life::end`] it is deleted by force.
+/// A created container. Dropped before `Life::end` it is deleted by force.
 #[derive(Debug)]
 pub struct Life<'a> {
     contender: &'a Contender,

@@ -1,6 +1,6 @@
 //! The container's mounts: planned as data, carried out by descriptor.
 //!
-//! [`plan`] turns `config.json`'s `mounts` into steps without looking at the machine; [`apply`]
+//! `plan` turns `config.json`'s `mounts` into steps without looking at the machine; `apply`
 //! carries the steps out below the container's root. Follows "Mounts" of the runtime
 //! specification (config.md, config-linux.md).
 
