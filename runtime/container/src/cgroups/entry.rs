@@ -103,7 +103,8 @@ impl Remover {
         };
         let fd = fs::open(&base, libc::O_PATH | libc::O_DIRECTORY)
             .map_err(|source| Error::io("open", &base, source))?;
-        let v1 = layout.v1.iter().map(|v1| v1.own.join("tasks"));
+        // Not `tasks`: whoever outlives its creator may have threads by then.
+        let v1 = layout.v1.iter().map(|v1| v1.own.join("cgroup.procs"));
         let v2 = layout.v2.iter().map(|v2| v2.own.join("cgroup.procs"));
         let leaves: BTreeSet<&PathBuf> = paths.values().collect();
         let parents = made.iter().rev().filter(|path| !leaves.contains(path));

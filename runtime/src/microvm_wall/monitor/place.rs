@@ -173,6 +173,8 @@ impl Place {
         for name in names {
             let _ = unlinkat(&self.state, name.as_c_str(), UnlinkatFlags::NoRemoveDir);
         }
+        // A directory that is a mount point, here, cannot be removed, here.
+        let _ = nix::mount::umount2(&self.state_path, nix::mount::MntFlags::MNT_DETACH);
         if let Some((root, name)) = &self.root {
             let _ = unlinkat(root, name.as_os_str() as &OsStr, UnlinkatFlags::RemoveDir);
         }
