@@ -32,6 +32,9 @@ struct Made {
 pub fn create(request: &CreateRequest<'_>) -> crate::Result<Box<dyn Created>> {
     let began = monotonic_now();
     check_flags(request)?;
+    // First of all: it starts while the rest is found out here, and from now on what is in the
+    // state directory is somebody's to remove.
+    let mut made = spawn(request)?;
     let choice = kernel::Choice {
         path: request.decision.kernel.path.clone(),
         initrd: request.decision.kernel.initrd.clone(),
@@ -43,7 +46,6 @@ pub fn create(request: &CreateRequest<'_>) -> crate::Result<Box<dyn Created>> {
     let launch = Launch {
         id: request.id.to_owned(),
         bundle: request.bundle.to_owned(),
-        state_dir: request.state_dir.to_owned(),
         config: request.config.clone(),
         vcpus: request.decision.vm.vcpus,
         memory: request.decision.vm.memory,
@@ -63,7 +65,6 @@ pub fn create(request: &CreateRequest<'_>) -> crate::Result<Box<dyn Created>> {
         debug: request.debug,
         began,
     };
-    let mut made = spawn(request)?;
     frame::write(&made.socket, &launch).map_err(Error::from)?;
     made.wait_for_creation(request)?;
     if let Some(path) = request.console_socket
@@ -91,7 +92,7 @@ fn spawn(request: &CreateRequest<'_>) -> crate::Result<Made> {
         request.config.spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
     let (ours, theirs) = UnixStream::pair().map_err(Error::system("make a socket pair"))?;
     let mut program = Program::new("/proc/self/exe");
-    program.arg0("hull").args([MONITOR, request.id]).env_clear();
+    program.arg0("hull").args([MONITOR, request.id]).arg(request.state_dir).env_clear();
     let mut console = None;
     if terminal {
         let (master, slave) = open_terminal()?;

@@ -34,8 +34,6 @@ pub struct Launch {
     pub id: String,
     /// The bundle, absolute.
     pub bundle: PathBuf,
-    /// The state directory, absolute.
-    pub state_dir: PathBuf,
     /// The bundle's configuration.
     pub config: oci::Config,
     /// vCPUs.

@@ -81,13 +81,12 @@ pub fn bring_up(
     launch: Launch,
     place: &mut Place,
     creator: &UnixStream,
+    signals: Signals,
     mut phases: Phases,
 ) -> Result<Machine, Failure> {
     phases.mark("placed");
     // As the caller has them: the machine raises that of open files for itself.
     let rlimits = rlimits();
-    // Threads made from here on take no signals but those they ask for.
-    let signals = Signals::watch().map_err(|e| Failure::host(format!("watch for signals: {e}")))?;
     let config = Config {
         vcpus: launch.vcpus,
         memory: launch.memory,

@@ -28,28 +28,41 @@ use hull_agent::link::{FrameError, MAX_FRAME, frame};
 
 use super::protocol::{CREATOR_FD, Launch, News};
 
+/// Where among the arguments the state directory is named; before it stand the program, the word
+/// and the id, which is there for whoever looks at a list of processes.
+const STATE_DIR_ARGUMENT: usize = 3;
+
 /// The whole life of a monitor.
 pub fn run() -> ! {
     // SAFETY: the creator has left its socket under this number for us alone.
     let creator = UnixStream::from(unsafe { OwnedFd::from_raw_fd(CREATOR_FD) });
+    let Some(path) = std::env::args_os().nth(STATE_DIR_ARGUMENT) else { exit(1) };
+    // From here on a creator that has died is an error of a write and no signal.
+    let signals = Signals::watch()
+        .unwrap_or_else(|error| give_up(&creator, None, &format!("watch for signals: {error}")));
+    let state = place::StateDir::open(path.into()).unwrap_or_else(|error| {
+        give_up(&creator, None, &format!("open the state directory: {error}"))
+    });
     let launch: Launch = match frame::read(&creator, MAX_FRAME) {
         Ok(Some(launch)) => launch,
-        Ok(None) => exit(1),
-        Err(error) => give_up(&creator, &format!("the monitor was not told what to make: {error}")),
+        Ok(None) => give_up(&creator, Some(&state), "the creator has died"),
+        Err(error) => give_up(&creator, Some(&state), &error.to_string()),
     };
     let phases = machine::Phases::new(launch.began);
-    let mut place = match place::Place::take(&launch) {
+    let mut place = match place::Place::take(&launch, state) {
         Ok(place) => place,
-        Err(error) => give_up(&creator, &error.to_string()),
+        Err((error, state)) => give_up(&creator, Some(&state), &error.to_string()),
     };
-    match machine::bring_up(launch, &mut place, &creator, phases) {
+    match machine::bring_up(launch, &mut place, &creator, signals, phases) {
         Ok(machine) => {
             let code = serve::Server::new(machine, place, creator).run();
             exit(code)
         }
         Err(failure) => {
-            tell(&creator, &News::Failed(failure.to_string())).ok();
-            place.undo();
+            match tell(&creator, &News::Failed(failure.to_string())) {
+                Ok(()) => place.undo(),
+                Err(_) => place.undo_for_creator(),
+            }
             exit(1)
         }
     }
@@ -60,9 +73,12 @@ fn tell(creator: &UnixStream, news: &News) -> Result<(), FrameError> {
     frame::write(creator, news)
 }
 
-/// Nothing was made yet: the creator is told why.
-fn give_up(creator: &UnixStream, text: &str) -> ! {
-    tell(creator, &News::Failed(text.to_owned())).ok();
+/// Nothing was made yet: the creator is told why. If it is dead, its state directory is removed.
+fn give_up(creator: &UnixStream, state: Option<&place::StateDir>, text: &str) -> ! {
+    let told = tell(creator, &News::Failed(text.to_owned()));
+    if let (Err(_), Some(state)) = (told, state) {
+        state.remove();
+    }
     exit(1)
 }
 

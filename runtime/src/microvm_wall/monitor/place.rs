@@ -4,7 +4,6 @@
 //! All of this happens before the first thread is made: namespaces are a thread's, and what the
 //! kernel loader allocates is to be accounted in the cgroup.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -76,53 +75,22 @@ pub struct Place {
     /// The cgroup it lives in.
     pub cgroup: cgroups::Record,
     remover: cgroups::Remover,
-    /// The state directory below whatever is mounted on it, and the directory that holds it.
-    state: OwnedFd,
-    root: Option<(OwnedFd, PathBuf)>,
-    state_path: PathBuf,
+    state: StateDir,
     tree: Option<storage::Tree>,
 }
 
 impl Place {
     /// Moves in.
-    pub fn take(launch: &Launch) -> Result<Self, Error> {
-        let size = VmSize { vcpus: launch.vcpus, memory: launch.memory };
-        let plan = plan(&launch.config, &launch.id, &launch.bundle, size)?;
-        // A group and session of its own: a terminal's signals reach it through its creator.
-        // SAFETY: setsid takes no memory; it fails only for a leader, which is as good.
-        unsafe { libc::setsid() };
-        umask(Mode::from_bits_truncate(0o022));
-        let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let state = open(&launch.state_dir, directory, Mode::empty())
-            .map_err(system("open the state directory"))?;
-        let root = launch.state_dir.parent().and_then(|parent| {
-            let name = launch.state_dir.file_name()?;
-            Some((open(parent, directory, Mode::empty()).ok()?, PathBuf::from(name)))
-        });
-        let mut flags = CloneFlags::CLONE_NEWNS;
-        match &plan.network {
-            Network::Fresh => flags |= CloneFlags::CLONE_NEWNET,
-            Network::Join(path) => join_network(path)?,
+    pub fn take(launch: &Launch, state: StateDir) -> Result<Self, (Error, StateDir)> {
+        match move_in(launch) {
+            Ok((plan, cgroup, remover)) => Ok(Self { plan, cgroup, remover, state, tree: None }),
+            Err(error) => Err((error, state)),
         }
-        unshare(flags).map_err(system("unshare the monitor's namespaces"))?;
-        // What is mounted here stays here; what the host mounts later may come in.
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)
-            .map_err(system("make the monitor's mounts its own"))?;
-        let (cgroup, remover) = enter_cgroup(launch, &plan)?;
-        Ok(Self {
-            plan,
-            cgroup,
-            remover,
-            state,
-            root,
-            state_path: launch.state_dir.clone(),
-            tree: None,
-        })
     }
 
     /// Prepares the tree of files that the guest will see; gives its root.
     pub fn prepare_tree(&mut self) -> Result<OwnedFd, Error> {
-        let tree = storage::prepare(&self.plan.storage, &self.state_path)?;
+        let tree = storage::prepare(&self.plan.storage, &self.state.path)?;
         let root = tree.root.try_clone().map_err(system("duplicate the tree's descriptor"))?;
         self.tree = Some(tree);
         Ok(root)
@@ -131,7 +99,7 @@ impl Place {
     /// Opens the control socket, for its owner alone.
     pub fn listen(&self) -> Result<UnixListener, Error> {
         let before = umask(Mode::from_bits_truncate(0o177));
-        let path = format!("/proc/self/fd/{}/{SOCKET}", self.state.as_raw_fd());
+        let path = format!("/proc/self/fd/{}/{SOCKET}", self.state.own.as_raw_fd());
         let listener = UnixListener::bind(path);
         umask(before);
         let listener = listener.map_err(system("open the control socket"))?;
@@ -155,30 +123,69 @@ impl Place {
     pub fn undo(&self) {
         self.remover.remove();
         // Failures have nobody left to be told, and the creator, if it lives, removes it all.
-        let _ = unlinkat(&self.state, SOCKET, UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(&self.state.own, SOCKET, UnlinkatFlags::NoRemoveDir);
     }
 
     /// The creator is dead: the state directory is removed too.
     pub fn undo_for_creator(&self) {
         self.undo();
-        let Ok(names) = nix::dir::Dir::openat(
-            &self.state,
-            ".",
-            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        ) else {
-            return;
-        };
-        let names: Vec<_> = names.into_iter().flatten().map(|e| e.file_name().to_owned()).collect();
-        for name in names {
-            let _ = unlinkat(&self.state, name.as_c_str(), UnlinkatFlags::NoRemoveDir);
+        self.state.remove();
+    }
+}
+
+/// The state directory, held by descriptors: something is mounted on it later, and later still
+/// the host's paths are not seen any more.
+pub struct StateDir {
+    path: PathBuf,
+    own: OwnedFd,
+    parent: OwnedFd,
+}
+
+impl StateDir {
+    /// Opens it.
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let own = open(&path, flags, Mode::empty())?;
+        let parent = open(path.parent().unwrap_or(&path), flags, Mode::empty())?;
+        Ok(Self { path, own, parent })
+    }
+
+    /// Removes it with what is in it. There is nobody to be told of a failure.
+    pub fn remove(&self) {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        if let Ok(entries) = nix::dir::Dir::openat(&self.own, ".", flags, Mode::empty()) {
+            let entries: Vec<_> = entries.into_iter().flatten().collect();
+            for entry in entries {
+                let _ = unlinkat(&self.own, entry.file_name(), UnlinkatFlags::NoRemoveDir);
+            }
         }
         // A directory that is a mount point, here, cannot be removed, here.
-        let _ = nix::mount::umount2(&self.state_path, nix::mount::MntFlags::MNT_DETACH);
-        if let Some((root, name)) = &self.root {
-            let _ = unlinkat(root, name.as_os_str() as &OsStr, UnlinkatFlags::RemoveDir);
+        let _ = nix::mount::umount2(&self.path, nix::mount::MntFlags::MNT_DETACH);
+        if let Some(name) = self.path.file_name() {
+            let _ = unlinkat(&self.parent, name, UnlinkatFlags::RemoveDir);
         }
     }
+}
+
+/// What taking a place is, apart from the state directory.
+fn move_in(launch: &Launch) -> Result<(Plan, cgroups::Record, cgroups::Remover), Error> {
+    let size = VmSize { vcpus: launch.vcpus, memory: launch.memory };
+    let plan = plan(&launch.config, &launch.id, &launch.bundle, size)?;
+    // A group and session of its own: a terminal's signals reach it through its creator.
+    // SAFETY: setsid takes no memory; it fails only for a leader, which is as good.
+    unsafe { libc::setsid() };
+    umask(Mode::from_bits_truncate(0o022));
+    let mut flags = CloneFlags::CLONE_NEWNS;
+    match &plan.network {
+        Network::Fresh => flags |= CloneFlags::CLONE_NEWNET,
+        Network::Join(path) => join_network(path)?,
+    }
+    unshare(flags).map_err(system("unshare the monitor's namespaces"))?;
+    // What is mounted here stays here; what the host mounts later may come in.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)
+        .map_err(system("make the monitor's mounts its own"))?;
+    let (cgroup, remover) = enter_cgroup(launch, &plan)?;
+    Ok((plan, cgroup, remover))
 }
 
 fn join_network(path: &std::path::Path) -> Result<(), Error> {

@@ -347,9 +347,8 @@ impl Server {
     // The creator.
 
     fn tell_creator(&mut self, news: &News) {
-        if let Some(creator) = &mut self.creator
-            && creator.send(news).is_err()
-        {
+        let told = self.creator.as_mut().is_some_and(|creator| creator.send(news).is_ok());
+        if !told && self.creator.is_some() {
             self.creator_gone();
         }
     }
@@ -650,11 +649,14 @@ impl Server {
         }
         let text = failure.to_string();
         if self.stage < Stage::Created || !self.kept {
-            self.over = Some(1);
-            self.tell_creator(&News::Failed(text));
-            if !self.confined {
+            let failed = News::Failed(text);
+            let told = self.creator.as_mut().is_some_and(|creator| creator.send(&failed).is_ok());
+            if told || self.kept {
                 self.place.undo();
+            } else {
+                self.place.undo_for_creator();
             }
+            self.over = Some(1);
             return;
         }
         // Nobody waits for news any more: the workload's stderr is the only place to say it.
