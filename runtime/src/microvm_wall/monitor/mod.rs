@@ -49,9 +49,10 @@ pub fn run() -> ! {
         Err(error) => give_up(&creator, Some(&state), &error.to_string()),
     };
     let phases = machine::Phases::new(launch.began);
-    let mut place = match place::Place::take(&launch, state) {
+    let mut state = Some(state);
+    let mut place = match place::Place::take(&launch, &mut state) {
         Ok(place) => place,
-        Err((error, state)) => give_up(&creator, Some(&state), &error.to_string()),
+        Err(error) => give_up(&creator, state.as_ref(), &error.to_string()),
     };
     match machine::bring_up(launch, &mut place, &creator, signals, phases) {
         Ok(machine) => {

@@ -59,6 +59,9 @@ pub enum Error {
     /// The cgroup cannot be made or entered.
     #[error(transparent)]
     Cgroup(#[from] cgroups::Error),
+    /// There is no state directory.
+    #[error("the monitor has no state directory")]
+    NoState,
     /// The tree cannot be prepared.
     #[error(transparent)]
     Storage(#[from] storage::Error),
@@ -80,12 +83,11 @@ pub struct Place {
 }
 
 impl Place {
-    /// Moves in.
-    pub fn take(launch: &Launch, state: StateDir) -> Result<Self, (Error, StateDir)> {
-        match move_in(launch) {
-            Ok((plan, cgroup, remover)) => Ok(Self { plan, cgroup, remover, state, tree: None }),
-            Err(error) => Err((error, state)),
-        }
+    /// Moves in; the state directory is the caller's until that has succeeded.
+    pub fn take(launch: &Launch, state: &mut Option<StateDir>) -> Result<Self, Error> {
+        let (plan, cgroup, remover) = move_in(launch)?;
+        let state = state.take().ok_or(Error::NoState)?;
+        Ok(Self { plan, cgroup, remover, state, tree: None })
     }
 
     /// Prepares the tree of files that the guest will see; gives its root.
