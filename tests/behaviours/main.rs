@@ -12,6 +12,7 @@
 
 mod bad_input;
 mod cgroups;
+mod checkpoint;
 mod command_line;
 mod engines;
 mod exec;
@@ -46,6 +47,7 @@ fn main() -> std::process::ExitCode {
         bad_input::LIST,
         killed_create::LIST,
         rootless::LIST,
+        checkpoint::LIST,
         command_line::LIST,
         kernels::LIST,
         engines::LIST,
