@@ -31,7 +31,9 @@ pub fn hierarchies() -> Vec<PathBuf> {
 pub fn controller(name: &str) -> Option<PathBuf> {
     if is_v2() {
         let list = fs::read_to_string(Path::new(MOUNT).join("cgroup.controllers")).ok()?;
-        return list.split_whitespace().any(|c| c == name).then(|| PathBuf::from(MOUNT));
+        // Freezing is no controller there: every group can.
+        let there = name == "freezer" || list.split_whitespace().any(|c| c == name);
+        return there.then(|| PathBuf::from(MOUNT));
     }
     let path = Path::new(MOUNT).join(name);
     path.join("cgroup.procs").exists().then_some(path)
