@@ -20,6 +20,7 @@ const MAX_DOCUMENT: u64 = 16 << 20;
 const MAX_DEPTH: usize = 100;
 
 const CONFIG: &str = "config.json";
+const PROCESS: &str = "process.json";
 
 /// A parsed `config.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -57,7 +58,6 @@ pub fn parse(text: &[u8]) -> Result<Config, Error> {
 
 /// Reads and parses the process document of `exec --process`, then validates it.
 pub fn parse_process(path: &Path) -> Result<spec::Process, Error> {
-    const PROCESS: &str = "process.json";
     let process = document(PROCESS, &read(path)?)?;
     crate::validate_process(PROCESS, "", &process)?;
     Ok(process)
@@ -131,9 +131,12 @@ fn tolerant<T: serde::de::DeserializeOwned>(
     let mut repaired = serde_json::from_slice::<serde_json::Value>(text)
         .map_err(|source| Error::Syntax { document, source })?;
     drop_nulls(&mut repaired);
-    if document == CONFIG
-        && let Some(process) = repaired.get_mut("process").and_then(|p| p.as_object_mut())
-    {
+    let process = match document {
+        CONFIG => repaired.get_mut("process"),
+        PROCESS => Some(&mut repaired),
+        _ => None,
+    };
+    if let Some(process) = process.and_then(|process| process.as_object_mut()) {
         let user = process.entry("user").or_insert_with(|| serde_json::json!({}));
         if let Some(user) = user.as_object_mut() {
             user.entry("uid").or_insert(0.into());

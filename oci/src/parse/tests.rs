@@ -111,3 +111,9 @@ fn what_engines_in_go_leave_out_or_write_as_null_is_understood() {
 fn unknown_members_are_let_by() {
     parse(SMALL.replacen('{', r#"{"x-new":{"deep":[1]},"#, 1).as_bytes()).unwrap();
 }
+
+#[test]
+fn a_process_document_may_leave_out_what_is_zero() {
+    let process: crate::spec::Process = document(PROCESS, br#"{"args":["sh"],"cwd":"/"}"#).unwrap();
+    assert_eq!(process.user().uid(), 0);
+}
