@@ -98,7 +98,10 @@ impl Loading {
             let thread = std::thread::Builder::new()
                 .name("hull-load".into())
                 .stack_size(128 << 10)
-                .spawn(move || load(&theirs, &initrd, announce, &target))
+                .spawn(move || {
+                    crate::vcpu::signals::block_all();
+                    load(&theirs, &initrd, announce, &target)
+                })
                 .map_err(LoadError::Thread)?;
             Ok(Running { memory, thread, shared })
         });
