@@ -90,6 +90,9 @@ impl Loading {
     /// What fails is told by `Vm::build`.
     pub fn start(kernel: File, initrd: Vec<InitrdPart>, config: &Config) -> Loading {
         let started = Instant::now();
+        // A heap for each thread would be memory that nobody needs.
+        // SAFETY: mallopt changes a number of the allocator's.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
         let announce = config.announce;
         let state = memory::map(config.memory).map_err(LoadError::from).and_then(|memory| {
             let target = Memory::clone(&memory);

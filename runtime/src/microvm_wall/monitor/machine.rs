@@ -109,7 +109,7 @@ pub fn bring_up(
     let loaded = |error| Failure::boot(Phase::KernelLoading, error);
     let vm = Vm::build(&config, loading, devices).map_err(loaded)?;
     phases.mark("machine built");
-    let jail = microvm::jail::Jail::default();
+    let jail = microvm::jail::Jail::confine(&[]).map_err(|error| loaded(error.into()))?;
     let handle = vm.start(&jail).map_err(loaded)?;
     let Some(connector) = handle.connector() else {
         return Err(Failure::host("the machine has no vsock device"));
