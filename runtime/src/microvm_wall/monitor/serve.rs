@@ -363,7 +363,12 @@ impl Server {
         for order in orders {
             match order {
                 Order::Keep => self.kept = true,
-                Order::Start => self.start(None),
+                Order::Start => {
+                    // A container that runs outlives whoever ran it, as it does on the host; and
+                    // a monitor that is confined could not unmake it.
+                    self.kept = self.kept || self.stage == Stage::Created;
+                    self.start(None);
+                }
             }
         }
         if !open {
