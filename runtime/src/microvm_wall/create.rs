@@ -62,7 +62,6 @@ pub fn create(request: &CreateRequest<'_>) -> crate::Result<Box<dyn Created>> {
         boot_timeout: request.decision.boot_timeout.as_millis() as u64,
         no_new_keyring: request.no_new_keyring,
         systemd_cgroup: request.systemd_cgroup,
-        debug: request.debug,
         began,
     };
     frame::write(&made.socket, &launch).map_err(Error::from)?;

@@ -52,8 +52,6 @@ pub struct Launch {
     pub no_new_keyring: bool,
     /// `--systemd-cgroup`.
     pub systemd_cgroup: bool,
-    /// `--debug`.
-    pub debug: bool,
     /// When the creator began, nanoseconds of CLOCK_MONOTONIC.
     pub began: u64,
 }

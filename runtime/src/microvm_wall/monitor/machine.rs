@@ -91,7 +91,6 @@ pub fn bring_up(
         vcpus: launch.vcpus,
         memory: launch.memory,
         cmdline: launch.cmdline.clone(),
-        debug: launch.debug,
         ..Config::default()
     };
     let loading = Loading::start(
@@ -116,6 +115,8 @@ pub fn bring_up(
     };
     let guest = connector.listen(PORT).map_err(Failure::host)?;
     phases.mark("machine started");
+    place.enter_late().map_err(Failure::host)?;
+    phases.mark("in the v2 cgroup");
     let (stdio, streams, terminal) = own_streams(place.plan.terminal)?;
     let timeout = Duration::from_millis(launch.boot_timeout);
     let create = Create {

@@ -37,6 +37,10 @@ pub fn run() -> ! {
     // SAFETY: the creator has left its socket under this number for us alone.
     let creator = UnixStream::from(unsafe { OwnedFd::from_raw_fd(CREATOR_FD) });
     let Some(path) = std::env::args_os().nth(STATE_DIR_ARGUMENT) else { exit(1) };
+    // One heap for all threads, those made before the jail included: the C library opens a file
+    // of /proc when it gives back memory of another, which no thread is allowed to in there.
+    // SAFETY: mallopt changes a number of the allocator's.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     // From here on a creator that has died is an error of a write and no signal.
     let signals = Signals::watch()
         .unwrap_or_else(|error| give_up(&creator, None, &format!("watch for signals: {error}")));
@@ -56,8 +60,9 @@ pub fn run() -> ! {
     };
     match machine::bring_up(launch, &mut place, &creator, signals, phases) {
         Ok(machine) => {
-            let code = serve::Server::new(machine, place, creator).run();
-            exit(code)
+            let mut server =
+                std::mem::ManuallyDrop::new(serve::Server::new(machine, place, creator));
+            exit(server.run())
         }
         Err(failure) => {
             match tell(&creator, &News::Failed(failure.to_string())) {

@@ -78,6 +78,8 @@ pub struct Place {
     /// The cgroup it lives in.
     pub cgroup: cgroups::Record,
     remover: cgroups::Remover,
+    /// The way into the v2 cgroup, not taken yet.
+    late: Option<cgroups::Entry>,
     state: StateDir,
     tree: Option<storage::Tree>,
 }
@@ -85,9 +87,17 @@ pub struct Place {
 impl Place {
     /// Moves in; the state directory is the caller's until that has succeeded.
     pub fn take(launch: &Launch, state: &mut Option<StateDir>) -> Result<Self, Error> {
-        let (plan, cgroup, remover) = move_in(launch)?;
+        let (plan, cgroup, remover, late) = move_in(launch)?;
         let state = state.take().ok_or(Error::NoState)?;
-        Ok(Self { plan, cgroup, remover, state, tree: None })
+        Ok(Self { plan, cgroup, remover, late, state, tree: None })
+    }
+
+    /// Enters the v2 cgroup where that was put off: the kernel waits for all CPUs first, which
+    /// takes longer than loading a kernel, and the guest boots meanwhile.
+    pub fn enter_late(&mut self) -> Result<(), Error> {
+        let Some(mut entry) = self.late.take() else { return Ok(()) };
+        entry.without_into()?;
+        entry.join().map_err(system("move into the container's v2 cgroup"))
     }
 
     /// Prepares the tree of files that the guest will see; gives its root.
@@ -169,8 +179,10 @@ impl StateDir {
     }
 }
 
+type MovedIn = (Plan, cgroups::Record, cgroups::Remover, Option<cgroups::Entry>);
+
 /// What taking a place is, apart from the state directory.
-fn move_in(launch: &Launch) -> Result<(Plan, cgroups::Record, cgroups::Remover), Error> {
+fn move_in(launch: &Launch) -> Result<MovedIn, Error> {
     let size = VmSize { vcpus: launch.vcpus, memory: launch.memory };
     let plan = plan(&launch.config, &launch.id, &launch.bundle, size)?;
     // A group and session of its own: a terminal's signals reach it through its creator.
@@ -186,8 +198,8 @@ fn move_in(launch: &Launch) -> Result<(Plan, cgroups::Record, cgroups::Remover),
     // What is mounted here stays here; what the host mounts later may come in.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)
         .map_err(system("make the monitor's mounts its own"))?;
-    let (cgroup, remover) = enter_cgroup(launch, &plan)?;
-    Ok((plan, cgroup, remover))
+    let (cgroup, remover, late) = enter_cgroup(launch, &plan)?;
+    Ok((plan, cgroup, remover, late))
 }
 
 fn join_network(path: &std::path::Path) -> Result<(), Error> {
@@ -206,11 +218,12 @@ fn join_network(path: &std::path::Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the cgroup and moves in.
+/// Makes the cgroup and moves in. Where v1 counts the memory, v2 counts nothing that matters
+/// before the workload runs: that part is left for [`Place::enter_late`].
 fn enter_cgroup(
     launch: &Launch,
     plan: &Plan,
-) -> Result<(cgroups::Record, cgroups::Remover), Error> {
+) -> Result<(cgroups::Record, cgroups::Remover, Option<cgroups::Entry>), Error> {
     let spec = &launch.config.spec;
     let request = cgroups::Request {
         path: spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref()),
@@ -224,8 +237,11 @@ fn enter_cgroup(
     let mut cgroup = cgroups::plan(&request)?.create()?;
     let remover = cgroup.remover()?;
     let mut entry = cgroup.entry()?;
-    entry.without_into()?;
+    let later = cgroup.record().paths.contains_key("memory");
+    if !later {
+        entry.without_into()?;
+    }
     entry.join().map_err(system("move into the container's cgroup"))?;
     cgroup.joined();
-    Ok((cgroup.keep(), remover))
+    Ok((cgroup.keep(), remover, later.then_some(entry)))
 }

@@ -117,7 +117,7 @@ impl Server {
     }
 
     /// Serves until the end; gives the status to exit with.
-    pub fn run(mut self) -> i32 {
+    pub fn run(&mut self) -> i32 {
         let mut set = Vec::new();
         loop {
             let places = self.interest(&mut set);
