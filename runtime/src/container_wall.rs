@@ -87,6 +87,7 @@ impl Wall for ContainerWall {
             systemd_cgroup: request.systemd_cgroup,
             rootless: request.rootless,
             foreground: request.foreground,
+            guard: request.guard,
         })?;
         Ok(Box::new(Made(created)))
     }

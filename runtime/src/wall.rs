@@ -50,6 +50,8 @@ pub struct CreateRequest<'a> {
     pub rootless: Rootless,
     /// The same process starts it and waits for it: no fifo is needed.
     pub foreground: bool,
+    /// Undoes what is made if this process is killed.
+    pub guard: Option<&'a container::Guard>,
     /// `--debug`.
     pub debug: bool,
 }

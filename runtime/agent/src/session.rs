@@ -162,6 +162,7 @@ impl Session {
         inherit(&create);
         let streams = Streams::open(INIT, create.stdio).map_err(text)?;
         let mut created = container::create(&container::CreateRequest {
+            guard: None,
             id: &create.id,
             config: &create.config,
             bundle: &create.bundle,

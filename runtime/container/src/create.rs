@@ -14,7 +14,7 @@ use crate::sync::{Channel, Tag};
 use crate::sys::{self, CloneOptions, Cloned};
 use crate::talk::{Child, HostWork, Talk};
 use crate::userns::Mappings;
-use crate::{Error, Record, Result, Rootless};
+use crate::{Error, Guard, Record, Result, Rootless};
 use crate::{devices, lifecycle, pty, rdt, sysctl};
 use nix::sys::socket::SockType;
 use oci::spec::{LinuxNamespaceType as Kind, Spec};
@@ -51,6 +51,8 @@ pub struct CreateRequest<'a> {
     /// The caller starts the container itself ([`Created::start`]): no socket for others to start
     /// it is made.
     pub foreground: bool,
+    /// Undoes everything if this process is killed; told of what is made.
+    pub guard: Option<&'a Guard>,
 }
 
 /// A container that was made and waits to be started. Dropped without [`Created::keep`],
@@ -138,7 +140,11 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         annotations: spec.annotations().as_ref(),
         owner,
     })?
-    .create()?;
+    .create_noting(&|path, about_to| {
+        if let Some(guard) = request.guard {
+            guard.directory(path, about_to);
+        }
+    })?;
     let rdt = linux
         .and_then(|linux| linux.intel_rdt().as_ref())
         .map(|rdt| rdt::Group::create(rdt, request.id))
@@ -171,7 +177,6 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         has_root,
         user_namespace,
         entry: cgroup.entry()?,
-        remover: cgroup.remover().ok(),
         hierarchies,
         rootfs,
         tree,
@@ -195,7 +200,6 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
             Some(socket) => Some(socket.listener()?),
             None => None,
         },
-        state_dir: state_dir(request.state_dir),
         steps,
         namespaces,
     };
@@ -218,6 +222,9 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(there);
+    if let Some(guard) = request.guard.filter(|_| !two_steps) {
+        guard.init(pid);
+    }
     let mut talk = Talk {
         channel: here,
         child: Child::new(pid, pidfd),
@@ -339,15 +346,6 @@ fn console_socket(request: &CreateRequest<'_>, terminal: bool) -> Result<Option<
         Some(path) => pty::connect_to(path, SockType::Stream).map(Some),
         None => Ok(None),
     }
-}
-
-/// The directory that holds the state directory, for a child that has to remove it.
-fn state_dir(path: &Path) -> Option<(OwnedFd, std::ffi::CString)> {
-    use std::os::unix::ffi::OsStrExt;
-    let (parent, name) = path.parent().zip(path.file_name())?;
-    let parent = crate::path::c_path(parent).ok()?;
-    let fd = sys::open(&parent, libc::O_PATH | libc::O_DIRECTORY, 0).ok()?;
-    Some((fd, std::ffi::CString::new(name.as_bytes()).ok()?))
 }
 
 type Opened = (Option<OwnedFd>, Vec<Option<OwnedFd>>);

@@ -2,10 +2,9 @@
 //!
 //! It reads like the life it leads: namespaces, identity, cgroup, root, hooks, the new root, the
 //! attributes of the process, waiting, the program. All decisions were taken by the parent; what
-//! fails is told to it in words. Until the parent lets it live (`Keep`, `Start`) it keeps the
-//! privileges to undo everything, for the case that the parent is killed.
+//! fails is told to it in words; when it is gone, so is this process.
 
-use crate::cgroups::{Entry, Hierarchy, Remover};
+use crate::cgroups::{Entry, Hierarchy};
 use crate::devices;
 use crate::error::{Done, Failure, Trying};
 use crate::hooks::{self, Kind as HookKind};
@@ -32,7 +31,6 @@ pub(crate) struct Init<'a> {
     /// The container's user namespace is not the caller's.
     pub(crate) user_namespace: bool,
     pub(crate) entry: Entry,
-    pub(crate) remover: Option<Remover>,
     pub(crate) hierarchies: Vec<Hierarchy>,
     pub(crate) rootfs: PathBuf,
     /// The rootfs, when it was opened by the parent.
@@ -59,8 +57,6 @@ pub(crate) struct Init<'a> {
     pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
     /// Listens for a start from another process.
     pub(crate) listener: Option<OwnedFd>,
-    /// The directory that holds the state directory, and its name there.
-    pub(crate) state_dir: Option<(OwnedFd, CString)>,
 }
 
 /// What the parent told a waiting child.
@@ -76,10 +72,9 @@ pub(crate) fn begin(mut init: Init<'_>, channel: Channel) -> ! {
     } else {
         init.container(&channel, None)
     };
-    if let Err(failure) = result
-        && channel.send(Tag::Failed, &failure_body(&failure), &[]).is_err()
-    {
-        init.undo();
+    if let Err(failure) = result {
+        // A creator that was killed is not told; what it made is its guard's to undo.
+        let _ = channel.send(Tag::Failed, &failure_body(&failure), &[]);
     }
     sys::exit(1)
 }
@@ -203,8 +198,6 @@ impl Init<'_> {
         match word(channel)? {
             Word::Start => self.run(channel),
             Word::Keep => {
-                self.remover = None;
-                self.state_dir = None;
                 let Ok(caller) = self.wait() else { sys::exit(1) };
                 // From here on a failure is told to who starts, not to who created.
                 if let Err(failure) = self.run(&caller) {
@@ -362,17 +355,6 @@ impl Init<'_> {
         self.hook(HookKind::StartContainer)?;
         self.process.launch().map(|never| match never {})
     }
-
-    /// The creator is gone and nobody knows of the container: removes what it made. The mounts go
-    /// with this process.
-    fn undo(&self) {
-        if let Some(remover) = &self.remover {
-            remover.remove();
-        }
-        if let Some((parent, name)) = &self.state_dir {
-            remove_directory(parent.as_fd(), name);
-        }
-    }
 }
 
 /// The parent's decision. Hearing nothing more means that it was killed.
@@ -382,20 +364,6 @@ fn word(channel: &Channel) -> Done<Word> {
         Some(message) if message.tag == Tag::Keep => Ok(Word::Keep),
         _ => Err(Failure::plain("the creator is gone")),
     }
-}
-
-fn remove_directory(parent: BorrowedFd<'_>, name: &std::ffi::CStr) {
-    use nix::unistd::{UnlinkatFlags, unlinkat};
-    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    let Ok(fd) = sys::openat(parent, name, flags, 0) else { return };
-    if let Ok(mut directory) = nix::dir::Dir::from_fd(fd) {
-        let names: Vec<CString> =
-            directory.iter().flatten().map(|entry| entry.file_name().to_owned()).collect();
-        for entry in names.iter().filter(|entry| !matches!(entry.to_bytes(), b"." | b"..")) {
-            let _ = unlinkat(directory.as_fd(), entry.as_c_str(), UnlinkatFlags::NoRemoveDir);
-        }
-    }
-    let _ = unlinkat(parent, name, UnlinkatFlags::RemoveDir);
 }
 
 /// Sets every signal back to what it is for a fresh process, and blocks none: whoever started the

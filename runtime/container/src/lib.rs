@@ -14,6 +14,7 @@ pub mod criu;
 mod devices;
 mod error;
 mod exec;
+mod guard;
 pub mod hooks;
 mod init;
 mod lifecycle;
@@ -36,6 +37,7 @@ mod userns;
 pub use create::{CreateRequest, Created, create};
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecRequest, exec};
+pub use guard::Guard;
 pub use lifecycle::{
     delete, discard, pause, processes, resume, signal, start, stats, status, update,
 };

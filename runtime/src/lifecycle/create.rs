@@ -38,6 +38,8 @@ pub struct Live {
     store: store::Store,
     pid_file: Option<PathBuf>,
     blocked: Option<Blocked>,
+    /// Dropped last: until then a kill of this process leaves nothing.
+    guard: Option<container::Guard>,
 }
 
 /// Makes a container. Signals are blocked from here until [`Live`] lets go of them, so that
@@ -77,7 +79,8 @@ fn make(
     let wall = wall(decision.wall);
 
     let blocked = Blocked::new();
-    let claim = context.store.claim(id)?;
+    let guard = container::Guard::new().map_err(crate::Error::from)?;
+    let claim = context.store.claim(id, Some(&guard))?;
     claim.save_config(&text)?;
     drop(text);
     let request = CreateRequest {
@@ -96,6 +99,7 @@ fn make(
         rootless: context.rootless,
         foreground: options.foreground,
         debug: context.debug,
+        guard: Some(&guard),
     };
     let created = by(wall, &request)?;
     let container = describe(id, bundle, &config, created.as_ref(), claim.path().to_owned());
@@ -108,6 +112,7 @@ fn make(
         store: context.store.clone(),
         pid_file,
         blocked: Some(blocked),
+        guard: Some(guard),
     };
     if let Some(path) = &live.pid_file {
         store::write_pid_file(path, live.container.record.pid())?;
@@ -144,6 +149,7 @@ impl Live {
         if let Some(created) = self.created.take() {
             created.keep();
         }
+        self.guard = None;
     }
 
     /// Waits for the container's end, forwarding signals and relaying the terminal; with
@@ -152,6 +158,7 @@ impl Live {
         if let Some(created) = self.created.take() {
             created.keep();
         }
+        self.guard = None;
         self.lock.release();
         let outcome = super::wait(self.container.record.pid(), console);
         if !keep && self.lock.retake()? {

@@ -151,9 +151,20 @@ impl Store {
         self.root.join(id.as_str())
     }
 
-    /// Claims an id.
-    pub fn claim(&self, id: &Id) -> Result<Claim> {
+    /// Claims an id; the guard removes the claim should this process be killed.
+    pub fn claim(&self, id: &Id, guard: Option<&container::Guard>) -> Result<Claim> {
         let path = self.dir(id);
+        let Some(guard) = guard else { return self.claim_path(path) };
+        guard.state_directory(&path);
+        let claim = self.claim_path(path);
+        match &claim {
+            Ok(_) => guard.state_directory_made(),
+            Err(_) => guard.forget_state_directory(),
+        }
+        claim
+    }
+
+    fn claim_path(&self, path: PathBuf) -> Result<Claim> {
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
         let mut made = builder.create(&path);

@@ -43,6 +43,12 @@ impl Plan {
 
     /// Makes the directories and writes the limits.
     pub fn create(self) -> Result<Cgroup> {
+        self.create_noting(&|_, _| ())
+    }
+
+    /// The same, telling beforehand of each directory that is about to be made (`true`), and after
+    /// if it was there already (`false`).
+    pub fn create_noting(self, note: &dyn Fn(&Path, bool)) -> Result<Cgroup> {
         let mut cgroup = Cgroup {
             record: Record {
                 paths: self.paths.clone(),
@@ -70,8 +76,8 @@ impl Plan {
             }
             cgroup.holder = Some(holder);
         }
-        self.make_v1(&mut cgroup)?;
-        let available = self.make_v2(&mut cgroup)?;
+        self.make_v1(&mut cgroup, note)?;
+        let available = self.make_v2(&mut cgroup, note)?;
         if self.layout.v2.is_some() && !self.limits.v2.is_empty() {
             let directory = cgroup.record.paths.get("").cloned();
             let find = |controller: &str| {
@@ -85,13 +91,13 @@ impl Plan {
         Ok(cgroup)
     }
 
-    fn make_v1(&self, cgroup: &mut Cgroup) -> Result<()> {
+    fn make_v1(&self, cgroup: &mut Cgroup, note: &dyn Fn(&Path, bool)) -> Result<()> {
         for v1 in &self.layout.v1 {
             let Some(directory) = v1.controllers.first().and_then(|name| self.paths.get(name))
             else {
                 continue;
             };
-            match make(directory, &v1.mountpoint, &mut cgroup.made) {
+            match make(directory, &v1.mountpoint, &mut cgroup.made, note) {
                 Ok(_) => {}
                 Err(source) if self.rootless && not_ours(&source) => {
                     for controller in &v1.controllers {
@@ -116,12 +122,12 @@ impl Plan {
     }
 
     /// Makes the v2 cgroup; gives the controllers it has.
-    fn make_v2(&self, cgroup: &mut Cgroup) -> Result<Vec<String>> {
+    fn make_v2(&self, cgroup: &mut Cgroup, note: &dyn Fn(&Path, bool)) -> Result<Vec<String>> {
         let (Some(v2), Some(directory)) = (&self.layout.v2, cgroup.record.paths.get("").cloned())
         else {
             return Ok(Vec::new());
         };
-        match make(&directory, &v2.mountpoint, &mut cgroup.made) {
+        match make(&directory, &v2.mountpoint, &mut cgroup.made, note) {
             Ok(_) => {}
             // Beside v1 hierarchies, and for a user, the container does without.
             Err(source) if not_ours(&source) && (self.rootless || !self.layout.v1.is_empty()) => {
@@ -181,9 +187,19 @@ pub(super) fn not_ours(error: &io::Error) -> bool {
 }
 
 /// Makes `path` and what is missing above it.
-fn make(path: &Path, top: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
+fn make(
+    path: &Path,
+    top: &Path,
+    made: &mut Vec<PathBuf>,
+    note: &dyn Fn(&Path, bool),
+) -> io::Result<()> {
     for _ in 0..ATTEMPTS {
-        match fs::mkdir(path) {
+        note(path, true);
+        let outcome = fs::mkdir(path);
+        if !matches!(outcome, Ok(true)) {
+            note(path, false);
+        }
+        match outcome {
             Ok(new) => {
                 if new {
                     made.push(path.to_path_buf());
@@ -197,7 +213,7 @@ fn make(path: &Path, top: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
         else {
             break;
         };
-        make(parent, top, made)?;
+        make(parent, top, made, note)?;
     }
     Err(io::Error::from_raw_os_error(libc::ENOENT))
 }

@@ -48,11 +48,11 @@ fn container(name: &str) -> Container {
 fn an_id_is_claimed_once() {
     let root = Root::new("once");
     let store = root.store();
-    let claim = store.claim(&id("a")).unwrap();
-    assert!(matches!(store.claim(&id("a")), Err(Error::Exists)));
+    let claim = store.claim(&id("a"), None).unwrap();
+    assert!(matches!(store.claim(&id("a"), None), Err(Error::Exists)));
     assert!(matches!(store.load(&id("a")), Err(Error::NotFound)));
     let _lock = claim.commit(&container("a")).unwrap();
-    assert!(matches!(store.claim(&id("a")), Err(Error::Exists)));
+    assert!(matches!(store.claim(&id("a"), None), Err(Error::Exists)));
     assert_eq!(store.load(&id("a")).unwrap().id, "a");
     assert_eq!(fs::metadata(store.dir(&id("a"))).unwrap().mode() & 0o777, 0o700);
 }
@@ -61,7 +61,7 @@ fn an_id_is_claimed_once() {
 fn a_claim_that_is_dropped_leaves_nothing() {
     let root = Root::new("dropped");
     let store = root.store();
-    let claim = store.claim(&id("a")).unwrap();
+    let claim = store.claim(&id("a"), None).unwrap();
     claim.save_config(b"{}").unwrap();
     drop(claim);
     assert!(!store.dir(&id("a")).exists());
@@ -75,14 +75,14 @@ fn what_a_killed_create_left_does_not_block_the_id() {
     fs::create_dir_all(store.dir(&id("a"))).unwrap();
     fs::write(store.dir(&id("a")).join("config.json"), "{}").unwrap();
     assert!(store.list().unwrap().is_empty());
-    store.claim(&id("a")).unwrap();
+    store.claim(&id("a"), None).unwrap();
 }
 
 #[test]
 fn a_removed_container_is_seen_through_a_released_lock() {
     let root = Root::new("released");
     let store = root.store();
-    let lock = store.claim(&id("a")).unwrap().commit(&container("a")).unwrap();
+    let lock = store.claim(&id("a"), None).unwrap().commit(&container("a")).unwrap();
     lock.release();
     assert!(lock.retake().unwrap());
     lock.release();
