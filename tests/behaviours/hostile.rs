@@ -320,6 +320,12 @@ fn attacked(place: &Place, exec: &[&str]) {
         .helper(0o755)
         .more_capabilities(&["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"])
         .args(&["/bin/inside", "inside", "attack-exe", "6"]);
+    // busybox is shared by all bundles; this one gets its own, should it be hit.
+    for name in ["busybox", "true", "sh"] {
+        let path = bundle.rootfs().join("bin").join(name);
+        fs::remove_file(&path).expect("the link gone");
+        fs::copy("/bin/busybox", &path).expect("a copy");
+    }
     bundle.save();
     let call = || Call::new(&place.dir, &runtime).arg("--root").arg(place.root());
     let mut running = call().args(["run", "--bundle"]).arg(&bundle.dir).arg(&place.id).spawn();

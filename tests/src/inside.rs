@@ -60,10 +60,11 @@ fn attack(seconds: u64) -> io::Result<i64> {
     while std::time::Instant::now() < end {
         for entry in std::fs::read_dir("/proc")?.flatten() {
             let exe = entry.path().join("exe");
-            if std::fs::read_link(&exe).is_ok_and(|target| !target.starts_with("/bin"))
-                && held.len() < 200
-            {
-                held.extend(std::fs::File::open(&exe));
+            let Ok(file) = std::fs::File::open(&exe) else { continue };
+            // Asked of what was opened: the process may have become another one.
+            let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            if name.is_ok_and(|name| !name.starts_with("/bin")) && held.len() < 200 {
+                held.push(file);
             }
         }
         for file in &held {
