@@ -9,6 +9,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Why a command failed. Where engines parse the text, it is runc's.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The file of `--config` is not what it should be.
+    #[error("{}: {source}", path.display())]
+    HullToml {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: config::Error,
+    },
     /// A system call on a file failed.
     #[error("{operation} {}: {}", path.display(), oci::words(source))]
     File {

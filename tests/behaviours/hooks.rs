@@ -151,8 +151,10 @@ fn failing_poststart_ends_the_container(place: &Place) {
     let container = place.create(&bundle);
     let output = container.command("start").run();
     output.complains(&["poststart", "hook"]);
-    let state = container.command("state").run();
-    assert!(state.code() != 0 || state.stdout.contains("stopped"), "{state}");
+    eventually("it is ended", || {
+        let state = container.command("state").run();
+        (state.code() != 0 || state.stdout.contains("stopped")).then_some(())
+    });
 }
 
 fn hook_that_takes_too_long_is_ended(place: &Place) {

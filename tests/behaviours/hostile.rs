@@ -363,7 +363,7 @@ fn exec_leaves_no_door_open(place: &Place) {
     let outside = outside(place);
     let script = format!(
         "echo watching; i=0; while [ $i -lt 400 ]; do i=$((i+1)); for p in /proc/[0-9]*; do for f in $p/fd/* $p/cwd; do \
-         cat $f{0}/mark $f/../../../../../../..{0}/mark 2>/dev/null; done; done; done; echo end",
+         for g in $f{0}/mark $f/../../../../../../..{0}/mark; do cat $g 2>/dev/null && echo \" by $g $(readlink $f)\"; done; done; done; done; echo end",
         outside.display()
     );
     let container = place.start(&place.bundle().more_capabilities(&["CAP_SYS_PTRACE"]).sh(&script));
@@ -372,7 +372,7 @@ fn exec_leaves_no_door_open(place: &Place) {
     while !container.stdout().contains("end") && std::time::Instant::now() < end {
         let _ = container.exec(&["true"]).run();
     }
-    assert!(!container.stdout().contains("outside"));
+    assert!(!container.stdout().contains("outside"), "{}", container.stdout());
 }
 
 fn racing_links_do_not_lead_out(place: &Place) {

@@ -23,12 +23,14 @@ pub fn main(words: &[String]) -> ExitCode {
         }
         ["open-for-writing", path] => std::fs::File::options().write(true).open(path).map(|_| 0),
         ["allocate", mebibytes] => {
-            let length = mebibytes.parse::<usize>().unwrap_or(0) << 20;
-            let mut memory = vec![0u8; length];
-            for page in memory.chunks_mut(4096) {
-                page[0] = 1;
+            // Bit by bit: one large piece is refused where memory is small.
+            let mut all = Vec::new();
+            for _ in 0..mebibytes.parse::<usize>().unwrap_or(0) {
+                let mut piece = vec![0u8; 1 << 20];
+                piece.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+                all.push(piece);
             }
-            Ok(memory.iter().step_by(4096).map(|b| i64::from(*b)).sum())
+            Ok(all.iter().map(|piece| i64::from(piece[4096])).sum())
         }
         ["attack-exe", seconds] => attack(seconds.parse().unwrap_or(1)),
         _ => {

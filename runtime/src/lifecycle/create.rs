@@ -103,6 +103,11 @@ fn make(
     };
     let created = by(wall, &request)?;
     let container = describe(id, bundle, &config, created.as_ref(), claim.path().to_owned());
+    tracing::debug!(
+        "{id}: made as a {:?}, process {}",
+        container.record.kind(),
+        container.record.pid()
+    );
     // Should what follows fail, the container goes first, then its directory.
     let lock = claim.commit(&container)?;
     let live = Live {
@@ -237,7 +242,9 @@ fn hull_toml(context: &Context) -> Result<Option<HullToml>> {
         None => Path::new(config::DEFAULT_FILE),
     };
     match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(HullToml::parse(&text)?)),
+        Ok(text) => HullToml::parse(&text)
+            .map(Some)
+            .map_err(|source| Error::HullToml { path: path.to_owned(), source }),
         Err(error) if error.kind() == ErrorKind::NotFound && context.config_file.is_none() => {
             Ok(None)
         }

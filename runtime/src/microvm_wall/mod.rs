@@ -18,6 +18,7 @@ mod table;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use config::{VmSize, WallKind};
 use container::cgroups::{OomEvents, Stats};
@@ -88,9 +89,22 @@ fn status(container: &Container) -> Result<oci::Status> {
         Ok(Outcome::Status(status)) => Ok(status),
         Ok(_) => Err(Error::Answer { to: "state" }.into()),
         // It may have ended since it was looked at.
-        Err(_) if !alive(record) => Ok(oci::Status::Stopped),
+        Err(_) if is_ending(record) => Ok(oci::Status::Stopped),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a monitor that does not answer is at its end: its socket is closed a little before the
+/// kernel lists it as ended. One that hangs is not waited for longer than a moment.
+fn is_ending(record: &MicrovmRecord) -> bool {
+    let end = Instant::now() + Duration::from_secs(2);
+    while alive(record) {
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
 }
 
 /// Asks a living container's monitor; for others the error is that of a container that is not
@@ -105,7 +119,7 @@ fn ask_living(
         return Err(stopped.into());
     }
     match ask(&container.state_dir, command, operation) {
-        Err(_) if !alive(own(container)?) => Err(stopped.into()),
+        Err(_) if is_ending(own(container)?) => Err(stopped.into()),
         result => Ok(result?),
     }
 }
@@ -148,7 +162,7 @@ impl Wall for MicrovmWall {
         let outcome = ask_living(container, &Command::Signal { signal, all }, "signal");
         // A monitor that ends on SIGKILL may do so before it answers.
         match outcome {
-            Err(_) if signal == libc::SIGKILL && !alive(own(container)?) => Ok(()),
+            Err(_) if signal == libc::SIGKILL && is_ending(own(container)?) => Ok(()),
             outcome => done(outcome?, "signal"),
         }
     }
