@@ -15,6 +15,7 @@ use super::elf::{self, ElfError};
 use super::pieces::Pieces;
 use crate::config::{Announce, Config, InitrdPart};
 use crate::memory::{self, Memory, MemoryError};
+use crate::vm::kvm::Opening;
 
 /// Why kernel or initramfs are not in memory.
 #[derive(Debug, thiserror::Error)]
@@ -64,10 +65,11 @@ pub(crate) struct Loaded {
     pub done: Instant,
 }
 
-/// A kernel on its way into guest memory.
+/// A kernel on its way into guest memory, and a machine on its way.
 #[derive(Debug)]
 pub struct Loading {
     started: Instant,
+    opening: Opening,
     state: Result<Running, LoadError>,
 }
 
@@ -93,6 +95,7 @@ impl Loading {
         // A heap for each thread would be memory that nobody needs.
         // SAFETY: mallopt changes a number of the allocator's.
         unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+        let opening = Opening::start();
         let announce = config.announce;
         let state = memory::map(config.memory).map_err(LoadError::from).and_then(|memory| {
             let target = Memory::clone(&memory);
@@ -108,26 +111,36 @@ impl Loading {
                 .map_err(LoadError::Thread)?;
             Ok(Running { memory, thread, shared })
         });
-        Loading { started, state }
+        Loading { started, opening, state }
     }
 
     pub(crate) fn started(&self) -> Instant {
         self.started
     }
 
-    /// The memory, while it is still being filled.
-    pub(crate) fn memory(&self) -> Option<Memory> {
-        self.state.as_ref().ok().map(|running| running.memory.clone())
+    /// The machine that is being made, and the memory, which is still being filled.
+    pub(crate) fn parts(self) -> Result<(Opening, Filling), LoadError> {
+        Ok((self.opening, Filling(self.state?)))
+    }
+}
+
+/// Memory that is being filled.
+#[derive(Debug)]
+pub(crate) struct Filling(Running);
+
+impl Filling {
+    /// The memory.
+    pub(crate) fn memory(&self) -> Memory {
+        self.0.memory.clone()
     }
 
     /// Helps, and waits for the end.
-    pub(crate) fn finish(self) -> Result<(Memory, Loaded), LoadError> {
-        let Running { memory, thread, shared } = self.state?;
+    pub(crate) fn finish(self) -> Result<Loaded, LoadError> {
+        let Running { memory, thread, shared } = self.0;
         if let Some(pieces) = shared.pieces.get() {
             pieces.take_part(&shared.kernel, &memory);
         }
-        let loaded = thread.join().map_err(|_| LoadError::Lost)??;
-        Ok((memory, loaded))
+        thread.join().map_err(|_| LoadError::Lost)?
     }
 }
 
@@ -257,6 +270,9 @@ mod tests {
     #[test]
     fn a_file_that_is_no_kernel_is_told_when_the_loading_ends() {
         let loading = Loading::start(File::open("/dev/null").unwrap(), vec![], &Config::default());
-        assert!(matches!(loading.finish(), Err(LoadError::Kernel(ElfError::TooShort))));
+        assert!(matches!(
+            loading.parts().unwrap().1.finish(),
+            Err(LoadError::Kernel(ElfError::TooShort))
+        ));
     }
 }

@@ -57,14 +57,10 @@ impl Vm {
         }
         let control = new_control()?;
         control.phase_at("start", loading.started());
-        let Some(memory) = loading.memory() else {
-            return Err(match loading.finish() {
-                Err(error) => error.into(),
-                Ok(_) => Error::Ended,
-            });
-        };
-        let kvm_fd = kvm::open()?;
-        let vm = Arc::new(kvm::create(&kvm_fd)?);
+        let (opening, filling) = loading.parts()?;
+        let memory = filling.memory();
+        let (kvm_fd, vm) = opening.finish()?;
+        let vm = Arc::new(vm);
         kvm::set_memory(&vm, &memory)?;
         control.phase("machine made");
         let vcpus = create_vcpus(&kvm_fd, &vm, config.vcpus)?;
@@ -72,7 +68,7 @@ impl Vm {
         let parts = assemble(kvm_fd, vm, memory, devices, control)?;
         parts.control.phase("devices made");
 
-        let (_, loaded) = loading.finish()?;
+        let loaded = filling.finish()?;
         parts.control.phase_at("kernel loaded", loaded.done);
         parts.write_boot(config, &loaded)?;
         let boot = vcpus.first().ok_or(Error::Vcpus(0))?;

@@ -1,6 +1,8 @@
 //! The machine as KVM has it, before anything runs: descriptor, interrupt
 //! controllers, memory slots, processors.
 
+use std::thread::JoinHandle;
+
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
@@ -22,6 +24,32 @@ pub(crate) fn kvm(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> 
 /// Opens KVM.
 pub fn open() -> Result<Kvm, Error> {
     Kvm::new().map_err(Error::OpenKvm)
+}
+
+/// A machine that is being made by a thread of its own: most of `KVM_CREATE_VM` is waiting for
+/// other processors of the host, and a kernel can be read meanwhile.
+#[derive(Debug)]
+pub(crate) struct Opening(std::io::Result<JoinHandle<Result<(Kvm, VmFd), Error>>>);
+
+impl Opening {
+    /// Begins.
+    pub fn start() -> Self {
+        let make = || {
+            crate::vcpu::signals::block_all();
+            let kvm = open()?;
+            let vm = create(&kvm)?;
+            Ok((kvm, vm))
+        };
+        let thread = std::thread::Builder::new().name("hull-open".into()).stack_size(128 << 10);
+        Opening(thread.spawn(make))
+    }
+
+    /// The machine.
+    pub fn finish(self) -> Result<(Kvm, VmFd), Error> {
+        let thread =
+            self.0.map_err(|source| Error::System { operation: "thread hull-open", source })?;
+        thread.join().unwrap_or(Err(Error::Ended))
+    }
 }
 
 /// Makes the machine and its interrupt controllers.

@@ -98,6 +98,8 @@ pub fn bring_up(
         launch.initrd.iter().map(part).collect::<Result<_, _>>()?,
         &config,
     );
+    place.part().map_err(Failure::host)?;
+    phases.mark("in its namespaces");
     let placed = News::Placed { cgroup: place.cgroup.clone() };
     tell(creator, &placed).map_err(Failure::host)?;
     let root = place.prepare_tree().map_err(Failure::host)?;

@@ -1,8 +1,9 @@
 //! Where a monitor lives: its session, namespaces, cgroup and state directory, and how all of
 //! it is undone when the container does not come to be.
 //!
-//! All of this happens before the first thread is made: namespaces are a thread's, and what the
-//! kernel loader allocates is to be accounted in the cgroup.
+//! The cgroup is entered before the first thread is made: what the kernel loader allocates is to
+//! be accounted there. Namespaces are a thread's: those that read the kernel and open the machine
+//! are made before they are left, need none of them, and have ended before there is a guest.
 
 use std::fs::File;
 use std::io;
@@ -85,11 +86,30 @@ pub struct Place {
 }
 
 impl Place {
-    /// Moves in; the state directory is the caller's until that has succeeded.
+    /// Moves into the cgroup; the state directory is the caller's until that has succeeded.
     pub fn take(launch: &Launch, state: &mut Option<StateDir>) -> Result<Self, Error> {
-        let (plan, cgroup, remover, late) = move_in(launch)?;
+        let size = VmSize { vcpus: launch.vcpus, memory: launch.memory };
+        let plan = plan(&launch.config, &launch.id, &launch.bundle, size)?;
+        // A group and session of its own: a terminal's signals reach it through its creator.
+        // SAFETY: setsid takes no memory; it fails only for a leader, which is as good.
+        unsafe { libc::setsid() };
+        umask(Mode::from_bits_truncate(0o022));
+        let (cgroup, remover, late) = enter_cgroup(launch, &plan)?;
         let state = state.take().ok_or(Error::NoState)?;
         Ok(Self { plan, cgroup, remover, late, state, tree: None })
+    }
+
+    /// Leaves the caller's namespaces. Threads that exist stay behind in them.
+    pub fn part(&self) -> Result<(), Error> {
+        let mut flags = CloneFlags::CLONE_NEWNS;
+        match &self.plan.network {
+            Network::Fresh => flags |= CloneFlags::CLONE_NEWNET,
+            Network::Join(path) => join_network(path)?,
+        }
+        unshare(flags).map_err(system("unshare the monitor's namespaces"))?;
+        // What is mounted here stays here; what the host mounts later may come in.
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)
+            .map_err(system("make the monitor's mounts its own"))
     }
 
     /// Enters the v2 cgroup where that was put off: the kernel waits for all CPUs first, which
@@ -177,29 +197,6 @@ impl StateDir {
             let _ = unlinkat(&self.parent, name, UnlinkatFlags::RemoveDir);
         }
     }
-}
-
-type MovedIn = (Plan, cgroups::Record, cgroups::Remover, Option<cgroups::Entry>);
-
-/// What taking a place is, apart from the state directory.
-fn move_in(launch: &Launch) -> Result<MovedIn, Error> {
-    let size = VmSize { vcpus: launch.vcpus, memory: launch.memory };
-    let plan = plan(&launch.config, &launch.id, &launch.bundle, size)?;
-    // A group and session of its own: a terminal's signals reach it through its creator.
-    // SAFETY: setsid takes no memory; it fails only for a leader, which is as good.
-    unsafe { libc::setsid() };
-    umask(Mode::from_bits_truncate(0o022));
-    let mut flags = CloneFlags::CLONE_NEWNS;
-    match &plan.network {
-        Network::Fresh => flags |= CloneFlags::CLONE_NEWNET,
-        Network::Join(path) => join_network(path)?,
-    }
-    unshare(flags).map_err(system("unshare the monitor's namespaces"))?;
-    // What is mounted here stays here; what the host mounts later may come in.
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)
-        .map_err(system("make the monitor's mounts its own"))?;
-    let (cgroup, remover, late) = enter_cgroup(launch, &plan)?;
-    Ok((plan, cgroup, remover, late))
 }
 
 fn join_network(path: &std::path::Path) -> Result<(), Error> {
