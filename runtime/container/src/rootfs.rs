@@ -129,11 +129,18 @@ pub(crate) fn enter(root: &Root, switch: Switch, propagation: Propagation) -> Do
     nix::unistd::fchdir(root.fd()).trying(|| "enter the root")?;
     match switch {
         Switch::Pivot => {
+            let old = if propagation.is_shared() {
+                let flags = libc::O_PATH | libc::O_DIRECTORY;
+                Some(sys::open(c"/", flags, 0).trying(|| "open the old root")?)
+            } else {
+                None
+            };
             mnt::pivot_root_here().trying(|| "pivot_root")?;
-            if propagation.is_shared() {
-                // Taking the old root off is not to be seen outside.
+            if let Some(old) = old {
+                // Taking the old root off is not to be seen outside. By its descriptor: "." is the
+                // new root here, whose shared mounts are to stay so.
                 let wanted = MountAttr { propagation: propagation::SLAVE, ..MountAttr::default() };
-                mnt::set_attributes_at(sys::cwd(), c".", true, &wanted)
+                mnt::set_attributes(old.as_fd(), true, &wanted)
                     .trying(|| "cut the old root off")?;
             }
             mnt::detach_here().trying(|| "unmount the old root")?;
