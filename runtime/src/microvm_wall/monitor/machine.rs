@@ -108,7 +108,12 @@ pub fn bring_up(
     let devices =
         Devices { fs: vec![fs::Config { tag: FS_TAG.to_owned(), root }], vsock: true, rng: true };
     let loaded = |error| Failure::boot(Phase::KernelLoading, error);
-    let vm = Vm::build(&config, loading, devices).map_err(loaded)?;
+    let vm = Vm::build(&config, loading, devices).map_err(|error| match error {
+        microvm::Error::Load(microvm::boot::loading::LoadError::Kernel(why)) => {
+            Failure::boot(Phase::KernelLoading, format!("{}: {why}", launch.kernel.display()))
+        }
+        error => loaded(error),
+    })?;
     phases.mark("machine built");
     let jail = microvm::jail::Jail::confine(&[]).map_err(|error| loaded(error.into()))?;
     let handle = vm.start(&jail).map_err(loaded)?;
