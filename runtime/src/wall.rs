@@ -31,6 +31,8 @@ pub struct CreateRequest<'a> {
     pub bundle: &'a Path,
     /// `<root>/<id>`: exists, mode 0700, locked by the caller.
     pub state_dir: &'a Path,
+    /// The state directory's lock. Whoever else cleans up after a killed caller is to share it.
+    pub state_lock: BorrowedFd<'a>,
     /// `<root>`: where what containers share is cached.
     pub root: &'a Path,
     /// A listening unix socket that gets the terminal's master (`process.terminal`); without

@@ -27,6 +27,9 @@ const MAX_NOTES: usize = 256;
 const TRIES: usize = 400;
 const PAUSE_NANOS: i64 = 5_000_000;
 
+/// The same for a lock that is still held: a microVM's monitor may just be reading a kernel.
+const LOCK_TRIES: usize = 6000;
+
 #[repr(align(64))]
 struct Stack(UnsafeCell<[u8; 32 << 10]>);
 
@@ -216,9 +219,7 @@ fn undo(notes: &Notes) {
         if !left {
             break;
         }
-        let pause = libc::timespec { tv_sec: 0, tv_nsec: PAUSE_NANOS };
-        // SAFETY: `pause` outlives the call; no rest is asked for.
-        unsafe { libc::nanosleep(&raw const pause, std::ptr::null_mut()) };
+        pause();
     }
     let state = notes.state.load(Ordering::Acquire);
     if !state.is_null() {
@@ -226,6 +227,12 @@ fn undo(notes: &Notes) {
         // SAFETY: as above, and NUL-terminated.
         remove_flat(unsafe { CStr::from_ptr(state) }, surely);
     }
+}
+
+fn pause() {
+    let pause = libc::timespec { tv_sec: 0, tv_nsec: PAUSE_NANOS };
+    // SAFETY: `pause` outlives the call; no rest is asked for.
+    unsafe { libc::nanosleep(&raw const pause, std::ptr::null_mut()) };
 }
 
 /// Removes a directory and the files in it, without allocating. Unless it is `surely` the dead
@@ -241,6 +248,18 @@ fn remove_flat(path: &CStr, surely: bool) {
                 || libc::flock(raw, libc::LOCK_EX | libc::LOCK_NB) != 0
         };
     if somebodys {
+        return;
+    }
+    // A process of the creator's that shares its lock may still be undoing what it made itself;
+    // and whoever else got the lock may have removed the directory.
+    for _ in 0..LOCK_TRIES {
+        // SAFETY: takes integers only.
+        if unsafe { libc::flock(raw, libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            break;
+        }
+        pause();
+    }
+    if sys::fstat(&directory).is_ok_and(|stat| stat.st_nlink == 0) {
         return;
     }
     #[repr(align(8))]

@@ -89,6 +89,7 @@ fn make(
         decision: &decision,
         bundle: &bundle,
         state_dir: claim.path(),
+        state_lock: claim.lock_fd()?,
         root: context.store.root(),
         console_socket: console_socket.as_deref(),
         stdio: None,

@@ -9,7 +9,7 @@ use crate::wall::Container;
 use crate::{Error, Result};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -102,6 +102,11 @@ impl Claim {
     /// The container's directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The lock's descriptor.
+    pub fn lock_fd(&self) -> Result<BorrowedFd<'_>> {
+        self.lock.as_ref().map(|lock| lock.dir.as_fd()).ok_or(Error::Claimless)
     }
 
     /// Keeps the text of `config.json` as it is now: what a later `exec` goes by.

@@ -12,7 +12,7 @@ use container::pty;
 use hull_agent::link::{MAX_REPORT, frame};
 use microvm::InitrdPart;
 
-use super::protocol::{CREATOR_FD, Initrd, Launch, News, Order};
+use super::protocol::{CREATOR_FD, Initrd, Launch, News, Order, STATE_FD};
 use super::{Error, MONITOR, monotonic_now, plan};
 use crate::kernel;
 use crate::wall::{CreateRequest, Created, MicrovmRecord, Record};
@@ -105,9 +105,9 @@ fn spawn(request: &CreateRequest<'_>) -> crate::Result<Made> {
         };
         program.stdin(dup(stdin)?).stdout(dup(stdout)?).stderr(dup(stderr)?);
     }
-    let theirs_raw = theirs.as_raw_fd();
+    let (theirs_raw, lock) = (theirs.as_raw_fd(), request.state_lock.as_raw_fd());
     // SAFETY: the closure makes only system calls.
-    unsafe { program.pre_exec(move || leave_only(theirs_raw)) };
+    unsafe { program.pre_exec(move || leave_only(theirs_raw, lock)) };
     let child = program.spawn().map_err(Error::system("start the microVM's monitor"))?;
     let pid = child.id() as i32;
     Ok(Made {
@@ -121,17 +121,22 @@ fn spawn(request: &CreateRequest<'_>) -> crate::Result<Made> {
     })
 }
 
-/// Puts the creator's socket where the monitor looks for it, and closes everything else.
-fn leave_only(socket: RawFd) -> io::Result<()> {
+/// Puts the creator's socket and the state directory where the monitor looks for them, and closes
+/// everything else.
+fn leave_only(socket: RawFd, state: RawFd) -> io::Result<()> {
+    let done = |result: libc::c_int| {
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    };
     // SAFETY: system calls on descriptors; none of them takes memory.
     unsafe {
-        if socket == CREATOR_FD {
-            libc::fcntl(socket, libc::F_SETFD, 0);
-        } else if libc::dup2(socket, CREATOR_FD) < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        // First out of each other's way. With both there are four open at least (the guard's and
+        // the other end of the pair, too), so the library's own pipe has neither number.
+        let socket = done(libc::fcntl(socket, libc::F_DUPFD_CLOEXEC, STATE_FD + 1))?;
+        let state = done(libc::fcntl(state, libc::F_DUPFD_CLOEXEC, STATE_FD + 1))?;
+        done(libc::dup2(socket, CREATOR_FD))?;
+        done(libc::dup2(state, STATE_FD))?;
         // Marked, not closed: the standard library's own pipe reports a failing exec.
-        let first = CREATOR_FD as libc::c_uint + 1;
+        let first = STATE_FD as libc::c_uint + 1;
         libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
     Ok(())

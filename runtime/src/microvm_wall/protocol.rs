@@ -23,6 +23,9 @@ pub const SOCKET: &str = "control.sock";
 /// The descriptor on which a monitor finds its creator.
 pub const CREATOR_FD: RawFd = 3;
 
+/// The descriptor on which a monitor finds the state directory, and shares its lock.
+pub const STATE_FD: RawFd = 4;
+
 /// How long a command waits for the monitor. A guest answers in milliseconds, a host under
 /// heavy load in seconds.
 const PATIENCE: Duration = Duration::from_secs(30);

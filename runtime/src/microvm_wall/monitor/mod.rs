@@ -26,7 +26,7 @@ pub use streams::{kind, window_size};
 
 use hull_agent::link::{FrameError, MAX_FRAME, frame};
 
-use super::protocol::{CREATOR_FD, Launch, News};
+use super::protocol::{CREATOR_FD, Launch, News, STATE_FD};
 
 /// Where among the arguments the state directory is named; before it stand the program, the word
 /// and the id, which is there for whoever looks at a list of processes.
@@ -36,6 +36,8 @@ const STATE_DIR_ARGUMENT: usize = 3;
 pub fn run() -> ! {
     // SAFETY: the creator has left its socket under this number for us alone.
     let creator = UnixStream::from(unsafe { OwnedFd::from_raw_fd(CREATOR_FD) });
+    // SAFETY: as above, the state directory.
+    let state = unsafe { OwnedFd::from_raw_fd(STATE_FD) };
     let Some(path) = std::env::args_os().nth(STATE_DIR_ARGUMENT) else { exit(1) };
     // One heap for all threads, those made before the jail included: the C library opens a file
     // of /proc when it gives back memory of another, which no thread is allowed to in there.
@@ -44,7 +46,7 @@ pub fn run() -> ! {
     // From here on a creator that has died is an error of a write and no signal.
     let signals = Signals::watch()
         .unwrap_or_else(|error| give_up(&creator, None, &format!("watch for signals: {error}")));
-    let state = place::StateDir::open(path.into()).unwrap_or_else(|error| {
+    let state = place::StateDir::new(path.into(), state).unwrap_or_else(|error| {
         give_up(&creator, None, &format!("open the state directory: {error}"))
     });
     let launch: Launch = match frame::read(&creator, MAX_FRAME) {

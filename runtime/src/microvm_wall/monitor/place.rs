@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use config::VmSize;
 use container::cgroups;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open, openat};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, umask};
@@ -158,6 +158,11 @@ impl Place {
         let _ = unlinkat(&self.state.own, SOCKET, UnlinkatFlags::NoRemoveDir);
     }
 
+    /// The creator lets go: the lock is its own again.
+    pub fn kept(&mut self) {
+        self.state.lock = None;
+    }
+
     /// The creator is dead: the state directory is removed too.
     pub fn undo_for_creator(&self) {
         self.undo();
@@ -167,19 +172,24 @@ impl Place {
 
 /// The state directory, held by descriptors: something is mounted on it later, and later still
 /// the host's paths are not seen any more.
+///
+/// Its lock is shared with the creator: should that be killed, the id is not free before this
+/// process has undone what it made, or it would undo what the next of that id makes.
 pub struct StateDir {
     path: PathBuf,
     own: OwnedFd,
     parent: OwnedFd,
+    lock: Option<OwnedFd>,
 }
 
 impl StateDir {
-    /// Opens it.
-    pub fn open(path: PathBuf) -> io::Result<Self> {
+    /// `lock` is the creator's descriptor of the directory, which the lock is on.
+    pub fn new(path: PathBuf, lock: OwnedFd) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let own = open(&path, flags, Mode::empty())?;
+        let own = openat(&lock, ".", flags, Mode::empty())?;
         let parent = open(path.parent().unwrap_or(&path), flags, Mode::empty())?;
-        Ok(Self { path, own, parent })
+        fcntl(&lock, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        Ok(Self { path, own, parent, lock: Some(lock) })
     }
 
     /// Removes it with what is in it. There is nobody to be told of a failure.

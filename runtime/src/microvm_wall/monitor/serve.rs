@@ -362,11 +362,13 @@ impl Server {
         }
         for order in orders {
             match order {
-                Order::Keep => self.kept = true,
+                Order::Keep => self.keep(),
                 Order::Start => {
                     // A container that runs outlives whoever ran it, as it does on the host; and
                     // a monitor that is confined could not unmake it.
-                    self.kept = self.kept || self.stage == Stage::Created;
+                    if self.stage == Stage::Created {
+                        self.keep();
+                    }
                     self.start(None);
                 }
             }
@@ -384,6 +386,11 @@ impl Server {
             self.place.undo_for_creator();
             self.over = Some(1);
         }
+    }
+
+    fn keep(&mut self) {
+        self.kept = true;
+        self.place.kept();
     }
 
     fn start(&mut self, client: Option<u64>) {
