@@ -104,8 +104,6 @@ pub struct Decision {
     pub vm: VmSize,
     /// The kernel, should it be a microVM.
     pub kernel: KernelChoice,
-    /// The root image of the `vm` object.
-    pub image: Option<oci::Image>,
     /// How long the guest may take until its agent answers.
     pub boot_timeout: Duration,
 }
@@ -247,7 +245,6 @@ pub fn decide(inputs: &Inputs<'_>) -> Result<Decision, Error> {
             source,
             vm: VmSize { vcpus: 1, memory: crate::DEFAULT_MEMORY },
             kernel: KernelChoice::default(),
-            image: None,
             boot_timeout: crate::DEFAULT_BOOT_TIMEOUT,
         });
     }
@@ -264,7 +261,6 @@ pub fn decide(inputs: &Inputs<'_>) -> Result<Decision, Error> {
             memory: memory(inputs.config, &annotations, &parameters, file)?,
         },
         kernel: kernel(vm, &annotations, file)?,
-        image: vm.and_then(|vm| vm.image.clone()),
         boot_timeout: boot_timeout(&parameters, file)?,
     })
 }
@@ -346,6 +342,10 @@ fn refuse_unsupported(vm: Option<&oci::Vm>) -> Result<(), Error> {
             let why = "hull is its own virtual machine monitor (leave it out, or name hull)";
             return Err(Error::Unsupported { field: "vm.hypervisor.path", why });
         }
+    }
+    if vm.image.is_some() {
+        let why = "the guest's root file system is the bundle's root.path";
+        return Err(Error::Unsupported { field: "vm.image", why });
     }
     if let Some(hardware) = &vm.hw_config {
         let why = "there are no device trees on this architecture";

@@ -53,7 +53,42 @@ pub fn load_trusted(path: &Path) -> Result<Config, Error> {
 
 /// Parses the text of a `config.json`; does not [`validate`] it.
 pub fn parse(text: &[u8]) -> Result<Config, Error> {
-    document(CONFIG, text)
+    let (mut config, scan) = scanned(CONFIG, text)?;
+    if scan.dropped {
+        read_dropped(text, &mut config)?;
+    }
+    Ok(config)
+}
+
+/// What oci-spec's types drop without a word: `linux.intelRdt.enableCMT` and `enableMBM`, which
+/// it spells otherwise, and `freebsd`, which it does not have.
+fn read_dropped(text: &[u8], config: &mut Config) -> Result<(), Error> {
+    let document: serde_json::Value = serde_json::from_slice(text)
+        .map_err(|source| Error::Syntax { document: CONFIG, source })?;
+    let invalid = |field: &str, problem| {
+        Err(Error::Invalid { document: CONFIG, field: field.to_owned(), problem })
+    };
+    if document.get("freebsd").is_some_and(|object| !object.is_null()) {
+        return invalid("freebsd", Problem::Unsupported("it is another platform's"));
+    }
+    for name in ["enableCMT", "enableMBM"] {
+        let field = format!("linux.intelRdt.{name}");
+        match document.pointer(&format!("/linux/intelRdt/{name}")) {
+            None | Some(serde_json::Value::Null | serde_json::Value::Bool(false)) => {}
+            // Both came to mean what the field that replaced them says.
+            Some(serde_json::Value::Bool(true)) => {
+                let linux = config.spec.linux_mut().as_mut();
+                if let Some(rdt) = linux.and_then(|linux| linux.intel_rdt_mut().as_mut()) {
+                    rdt.set_enable_monitoring(Some(true));
+                }
+            }
+            Some(other) => {
+                let problem = Problem::Form { value: other.to_string(), expected: "a boolean" };
+                return invalid(&field, problem);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Reads and parses the process document of `exec --process`, then validates it.
@@ -99,6 +134,13 @@ fn document<T: serde::de::DeserializeOwned>(
     document: &'static str,
     text: &[u8],
 ) -> Result<T, Error> {
+    scanned(document, text).map(|(parsed, _)| parsed)
+}
+
+fn scanned<T: serde::de::DeserializeOwned>(
+    document: &'static str,
+    text: &[u8],
+) -> Result<(T, Scan), Error> {
     if text.len() as u64 > MAX_DOCUMENT {
         return Err(Error::TooLarge { document, limit: MAX_DOCUMENT });
     }
@@ -113,13 +155,14 @@ fn document<T: serde::de::DeserializeOwned>(
     {
         return Err(Error::Invalid { document, field, problem: Problem::Nul });
     }
-    match serde_json::from_slice(text) {
-        Ok(parsed) => Ok(parsed),
+    let parsed = match serde_json::from_slice(text) {
+        Ok(parsed) => parsed,
         Err(source) if matches!(source.classify(), serde_json::error::Category::Data) => {
-            tolerant(document, text)
+            tolerant(document, text)?
         }
-        Err(source) => Err(Error::Syntax { document, source }),
-    }
+        Err(source) => return Err(Error::Syntax { document, source }),
+    };
+    Ok((parsed, scan))
 }
 
 /// The second try, for documents that the strict types refuse: engines written in Go
@@ -171,17 +214,31 @@ fn drop_nulls(value: &mut serde_json::Value) {
 struct Scan {
     depth: usize,
     escaped_nul: bool,
+    /// A name may be there that the types drop.
+    dropped: bool,
 }
 
-/// One pass over the text: how deep it nests, and whether a string may hold a NUL.
+/// Strings that begin as the names do which [`read_dropped`] looks for.
+const DROPPED: [&[u8]; 3] = [b"enableCMT", b"enableMBM", b"freebsd"];
+
+/// One pass over the text: how deep it nests, whether a string may hold a NUL or be a name that
+/// the types drop.
 fn scan(text: &[u8]) -> Scan {
-    let (mut depth, mut deepest, mut escaped_nul, mut string) = (0_usize, 0, false, false);
+    let (mut depth, mut deepest, mut string) = (0_usize, 0, false);
+    let (mut escaped_nul, mut dropped) = (false, false);
     let mut at = 0;
     while at < text.len() {
         match (text[at], string) {
-            (b'"', _) => string = !string,
+            (b'"', true) => string = false,
+            (b'"', false) => {
+                string = true;
+                let rest = &text[at + 1..];
+                dropped = dropped || DROPPED.iter().any(|name| rest.starts_with(name));
+            }
             (b'\\', true) => {
                 escaped_nul |= text[at + 1..].starts_with(b"u0000");
+                // A name may be spelled with escapes, too.
+                dropped |= text.get(at + 1) == Some(&b'u');
                 at += 1;
             }
             (b'{' | b'[', false) => {
@@ -193,7 +250,7 @@ fn scan(text: &[u8]) -> Scan {
         }
         at += 1;
     }
-    Scan { depth: deepest, escaped_nul }
+    Scan { depth: deepest, escaped_nul, dropped }
 }
 
 fn find_nul(value: &serde_json::Value, path: String) -> Option<String> {

@@ -36,6 +36,14 @@ pub fn validate(config: &Config) -> Result<(), Error> {
             return Err(invalid(field, Problem::Unsupported("it is another platform's")));
         }
     }
+    for (field, mappings) in
+        [("uidMappings", spec.uid_mappings()), ("gidMappings", spec.gid_mappings())]
+    {
+        if mappings.as_ref().is_some_and(|mappings| !mappings.is_empty()) {
+            let problem = Problem::Unsupported("those of a Linux container are below linux");
+            return Err(invalid(field, problem));
+        }
+    }
     let none = Vec::new();
     let linux = spec.linux().as_ref();
     let namespaces = linux.and_then(|linux| linux.namespaces().as_ref()).unwrap_or(&none);

@@ -92,6 +92,7 @@ fn sizes_out_of_range_are_refused_by_name() {
 fn what_a_microvm_cannot_honour_is_refused_by_name() {
     for (extra, field) in [
         (r#"{"hypervisor":{"path":"/usr/bin/qemu-system-x86_64"}}"#, "vm.hypervisor.path"),
+        (r#"{"image":{"path":"/i","format":"raw"}}"#, "vm.image"),
         (r#"{"hwConfig":{"deviceTree":"/a.dtb"}}"#, "vm.hwConfig.deviceTree"),
         (r#"{"hwConfig":{"dtdevs":["/x"]}}"#, "vm.hwConfig.dtdevs"),
         (r#"{"hwConfig":{"irqs":[3]}}"#, "vm.hwConfig.irqs"),

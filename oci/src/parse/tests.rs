@@ -117,3 +117,26 @@ fn a_process_document_may_leave_out_what_is_zero() {
     let process: crate::spec::Process = document(PROCESS, br#"{"args":["sh"],"cwd":"/"}"#).unwrap();
     assert_eq!(process.user().uid(), 0);
 }
+
+#[test]
+fn monitoring_by_its_older_names_is_monitoring() {
+    let monitoring = |rdt: &str| {
+        let text = SMALL.replacen('{', &format!(r#"{{"linux":{{"intelRdt":{rdt}}},"#), 1);
+        let config = parse(text.as_bytes())?;
+        let linux = config.spec.linux().as_ref().unwrap();
+        Ok::<_, Error>(*linux.intel_rdt().as_ref().unwrap().enable_monitoring())
+    };
+    assert_eq!(monitoring(r#"{"enableCMT":true}"#).unwrap(), Some(true));
+    assert_eq!(monitoring(r#"{"enableMBM":true,"enableCMT":false}"#).unwrap(), Some(true));
+    assert_eq!(monitoring(r#"{"\u0065nableMBM":true}"#).unwrap(), Some(true));
+    assert_eq!(monitoring(r#"{"enableCMT":false,"enableMBM":null}"#).unwrap(), None);
+    let error = monitoring(r#"{"enableMBM":"yes"}"#).unwrap_err().to_string();
+    assert!(error.starts_with("config.json: linux.intelRdt.enableMBM: "), "{error}");
+}
+
+#[test]
+fn another_platform_is_refused_though_the_types_lack_it() {
+    let error = message(&SMALL.replacen('{', r#"{"freebsd":{"devices":[]},"#, 1));
+    assert!(error.starts_with("config.json: freebsd: is not supported"), "{error}");
+    parse(SMALL.replacen('{', r#"{"freebsd":null,"#, 1).as_bytes()).unwrap();
+}

@@ -205,3 +205,12 @@ fn a_mount_is_mapped_for_users_and_groups() {
         "mounts[0].uidMappings: needs gidMappings beside it",
     );
 }
+
+#[test]
+fn mappings_are_below_linux() {
+    refused(
+        "uidMappings",
+        json!([{"containerID": 0, "hostID": 0, "size": 1}]),
+        "uidMappings: is not supported: those of a Linux container are below linux",
+    );
+}

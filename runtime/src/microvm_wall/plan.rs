@@ -226,7 +226,7 @@ pub fn part(all: &LinuxResources, size: VmSize) -> Result<(LinuxResources, Linux
     guest.set_pids(*all.pids());
     guest.set_hugepage_limits(all.hugepage_limits().clone());
     if let Some(memory) = all.memory() {
-        let (outside, inside) = part_memory(memory, size);
+        let (outside, inside) = part_memory(memory, size)?;
         host.set_memory(Some(outside));
         guest.set_memory(Some(inside));
     }
@@ -248,22 +248,36 @@ pub fn part(all: &LinuxResources, size: VmSize) -> Result<(LinuxResources, Linux
     Ok((host, guest))
 }
 
-fn part_memory(all: &LinuxMemory, size: VmSize) -> (LinuxMemory, LinuxMemory) {
+fn part_memory(all: &LinuxMemory, size: VmSize) -> Result<(LinuxMemory, LinuxMemory), Error> {
     let mut host = LinuxMemory::default();
     let mut guest = *all;
     let whole = i64::try_from(size.memory).unwrap_or(i64::MAX).saturating_add(MONITOR_MEMORY);
-    if let Some(limit) = all.limit().filter(|limit| *limit > 0) {
+    let limit = all.limit().filter(|limit| *limit > 0);
+    if limit.is_some() {
         host.set_limit(Some(whole));
-        // The guest has no swap of its own: what is granted is granted on the host.
-        if let Some(swap) = all.swap() {
-            let granted = swap.saturating_sub(limit).max(0);
-            host.set_swap(Some(if swap < 0 { swap } else { whole.saturating_add(granted) }));
+    }
+    // The guest has no swap of its own: what is granted is granted on the host. 0 is what engines
+    // write for unset.
+    match (all.swap().filter(|swap| *swap != 0), limit) {
+        (None, _) => {}
+        (Some(swap), _) if swap < 0 => {
+            host.set_swap(Some(swap));
+        }
+        (Some(swap), Some(limit)) if swap >= limit => {
+            host.set_swap(Some(whole.saturating_add(swap - limit)));
+        }
+        (Some(_), limit) => {
+            let why = match limit {
+                Some(_) => "it is less than memory.limit, which it includes",
+                None => "it cannot be limited without memory.limit",
+            };
+            return Err(Error::Refused { field: "linux.resources.memory.swap".to_owned(), why });
         }
     }
     host.set_swappiness(all.swappiness());
     guest.set_swap(None);
     guest.set_swappiness(None);
-    (host, guest)
+    Ok((host, guest))
 }
 
 /// Is nothing asked for by this value?
@@ -478,6 +492,20 @@ mod tests {
         let linux = plan.guest.spec.linux().clone().unwrap();
         let inside = linux.resources().clone().unwrap().memory().unwrap();
         assert_eq!((inside.limit(), inside.swap()), (Some(104857600), None));
+    }
+
+    #[test]
+    fn swap_that_cannot_be_granted_is_refused_and_no_limit_is_the_hosts() {
+        for memory in [r#"{"swap":5}"#, r#"{"limit":104857600,"swap":5}"#] {
+            let text = refused(linux(&format!(r#""resources":{{"memory":{memory}}}"#)));
+            assert!(text.starts_with("linux.resources.memory.swap: "), "{text}");
+        }
+        let swap = |memory: &str| {
+            let plan = linux(&format!(r#""resources":{{"memory":{memory}}}"#)).unwrap();
+            plan.resources.memory().unwrap().swap()
+        };
+        assert_eq!(swap(r#"{"swap":-1}"#), Some(-1));
+        assert_eq!(swap(r#"{"limit":104857600,"swap":0}"#), None);
     }
 
     #[test]

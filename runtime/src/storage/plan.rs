@@ -220,6 +220,18 @@ fn host_part(mount: &Mount, bundle: &Path, field: &str) -> Result<Option<What>, 
     }
     match mount.typ().as_deref() {
         Some("overlay") => {
+            let mapped = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|l| !l.is_empty());
+            if has("idmap")
+                || has("ridmap")
+                || mapped(mount.uid_mappings())
+                || mapped(mount.gid_mappings())
+            {
+                return Err(Error::Option {
+                    field: field.to_owned(),
+                    option: "idmap".to_owned(),
+                    why: "only bind mounts can be id-mapped",
+                });
+            }
             let data: Vec<_> = options(mount).filter(|o| !FLAG_OPTIONS.contains(o)).collect();
             Ok(Some(What::Overlay { data: data.join(","), readonly: has("ro") }))
         }
@@ -383,6 +395,9 @@ mod tests {
         );
         let error = planned(r#"[{"destination":"/d","source":"/d","options":["bind","rshared"]}]"#);
         assert!(error.unwrap_err().to_string().starts_with("mounts[0].options: \"rshared\""));
+        let error =
+            planned(r#"[{"destination":"/d","type":"overlay","options":["lowerdir=/a","idmap"]}]"#);
+        assert!(error.unwrap_err().to_string().starts_with("mounts[0].options: \"idmap\""));
         let error = planned(r#"[{"destination":"/d","type":"bind"}]"#);
         assert_eq!(error, Err(Error::NoSource { field: "mounts[0]".to_owned() }));
     }

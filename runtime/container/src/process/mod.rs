@@ -77,7 +77,10 @@ impl Plan {
         } else {
             caps::available().map_err(|error| Error::sys("read", "own capabilities", error))?
         };
-        let (capabilities, warnings) = Sets::plan(process.capabilities().as_ref(), available);
+        let (capabilities, mut warnings) = Sets::plan(process.capabilities().as_ref(), available);
+        if process.user().username().as_ref().is_some_and(|name| !name.is_empty()) {
+            warnings.push("process.user.username: is for Windows only, uid is used".to_owned());
+        }
         let affinity = match process.exec_cpu_affinity() {
             Some(given) if around.exec => {
                 let list = |name: &str, text: &Option<String>| {
