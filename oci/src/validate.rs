@@ -248,13 +248,12 @@ fn check_linux(
             return Err(invalid("linux.rootfsPropagation", form(value, expected)));
         }
     }
-    for (field, paths) in [
-        ("linux.maskedPaths", linux.masked_paths()),
-        ("linux.readonlyPaths", linux.readonly_paths()),
-    ] {
-        for (index, path) in paths.iter().flatten().enumerate() {
-            absolute(Path::new(path), || format!("{field}[{index}]"))?;
-        }
+    for (index, path) in linux.masked_paths().iter().flatten().enumerate() {
+        absolute(Path::new(path), || format!("linux.maskedPaths[{index}]"))?;
+    }
+    // A relative one is taken from the container's root, as runc does.
+    if let Some(index) = linux.readonly_paths().iter().flatten().position(String::is_empty) {
+        return Err(invalid(format!("linux.readonlyPaths[{index}]"), Problem::Empty));
     }
     if let Some(seccomp) = linux.seccomp() {
         check_seccomp(seccomp)?;

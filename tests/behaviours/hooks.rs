@@ -226,15 +226,16 @@ fn start_container_hook_runs_inside(place: &Place) {
         .bundle()
         .file(
             "/bin/hook",
-            "#!/bin/sh\ncat >/state; echo from hook >/mark; hostname >>/mark\n",
+            "#!/bin/sh\ncat >/state; echo from hook >/mark; hostname >>/mark; echo \"$WORD\" >>/mark\n",
             0o755,
         )
+        .set("/process/env", json!(["PATH=/bin:/usr/bin", "WORD=the program's"]))
         .sh("cat /mark; sleep 1000");
     let bundle = with(bundle, "startContainer", json!([{"path": "/bin/hook"}]));
     let container = place.create(&bundle);
     assert!(!bundle.rootfs().join("mark").exists(), "it runs at start, not before");
     container.start();
-    container.says("from hook\nhull-test");
+    container.says("from hook\nhull-test\nthe program's");
     let state: Value =
         serde_json::from_str(&fs::read_to_string(bundle.rootfs().join("state")).expect("it ran"))
             .expect("JSON");

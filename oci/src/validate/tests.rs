@@ -76,6 +76,12 @@ fn relative_paths_are_refused_where_they_mean_nothing() {
         json!(["/proc/kcore", "proc"]),
         r#"linux.maskedPaths[1]: "proc" must be an absolute path"#,
     );
+    check(&with("linux/readonlyPaths", json!(["proc/sys"]))).unwrap();
+    refused(
+        "linux/readonlyPaths",
+        json!(["/proc/sys", ""]),
+        "linux.readonlyPaths[1]: must not be empty",
+    );
     refused(
         "linux/namespaces",
         json!([{"type": "pid", "path": "proc/1"}]),

@@ -225,6 +225,9 @@ impl Joiner<'_> {
     fn join(&mut self, channel: &Channel) -> Done<()> {
         if let Some((first, _)) = self.process.affinity.as_ref().filter(|(f, _)| !f.is_empty()) {
             first.set_affinity().trying(|| "process.execCPUAffinity.initial")?;
+            if let Ok(mask) = process::own_affinity() {
+                tracing::debug!("exec: affinity: {mask}");
+            }
         }
         self.entry.join().trying(|| "join the cgroup")?;
         if let Some((_, last)) = self.process.affinity.as_ref().filter(|(_, l)| !l.is_empty()) {

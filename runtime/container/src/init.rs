@@ -17,7 +17,7 @@ use crate::rootfs::{self, Propagation, Switch};
 use crate::sync::{Channel, Tag, failure_body};
 use crate::sys::{self, CloneOptions, Cloned};
 use crate::{netdev, sysctl, userns};
-use oci::spec::{Hooks, LinuxNamespaceType as Kind};
+use oci::spec::{Hook, Hooks, LinuxNamespaceType as Kind};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -312,7 +312,15 @@ impl Init<'_> {
             HookKind::StartContainer => oci::Status::Created,
             _ => oci::Status::Creating,
         };
-        hooks::run(list, kind, &state).map_err(|error| Failure::plain(error.to_string()))
+        let mut list = list.to_vec();
+        if kind == HookKind::StartContainer {
+            // As the program's neighbour it has the program's environment unless it has its own.
+            let without = |hook: &&mut Hook| hook.env().as_ref().is_none_or(Vec::is_empty);
+            for hook in list.iter_mut().filter(without) {
+                hook.set_env(Some(self.process.program.environment()));
+            }
+        }
+        hooks::run(&list, kind, &state).map_err(|error| Failure::plain(error.to_string()))
     }
 
     /// Waits for `start` of another process; gives the way to answer it.

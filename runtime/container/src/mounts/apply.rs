@@ -171,7 +171,7 @@ impl Context<'_> {
         if ordinary {
             return Ok(());
         }
-        Err(Failure::plain(format!("{}: must be mounted on an ordinary directory", step.words())))
+        Err(Failure::plain(format!("{}: must be mounted on ordinary directory", step.words())))
     }
 
     fn new_file_system(&mut self, step: &Step, fstype: &str, source: &str) -> Done<()> {

@@ -133,6 +133,13 @@ impl Sets {
         (sets, warnings)
     }
 
+    /// Names what capset(2) would refuse with EPERM once the bounding set is limited: inheritable
+    /// ones that are neither bounding nor inherited already.
+    pub(crate) fn beyond_bounding(self, inherited: Mask) -> Option<String> {
+        let refused = self.inheritable & !self.bounding & !inherited;
+        (refused != 0).then(|| names(refused).join(" "))
+    }
+
     pub(crate) fn holds(self, number: u32) -> bool {
         self.effective & (1 << number) != 0
     }
@@ -198,13 +205,14 @@ fn capset(effective: Mask, permitted: Mask, inheritable: Mask) -> sys::Result<()
         .map(drop)
 }
 
-/// What this process may hand on: permitted and in the bounding set.
-pub(crate) fn available() -> sys::Result<Mask> {
+/// What this process may hand on, its permitted set; and its inheritable set.
+pub(crate) fn available() -> sys::Result<(Mask, Mask)> {
     let header = Header { version: VERSION_3, pid: 0 };
     let mut data = [Data::default(); 2];
     // SAFETY: version 3 of the call fills two data elements.
     sys::check(unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) })?;
-    Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
+    let both = |of: fn(&Data) -> u32| u64::from(of(&data[0])) | u64::from(of(&data[1])) << 32;
+    Ok((both(|half| half.permitted), both(|half| half.inheritable)))
 }
 
 /// What a process in a new user namespace may hold: all that this kernel knows.
@@ -247,6 +255,16 @@ mod tests {
         let (sets, warnings) = Sets::plan(Some(&given), u64::MAX);
         assert_eq!(sets.ambient, 0);
         assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn inheritable_ones_need_to_be_bounding() {
+        let given =
+            given(r#"{"bounding":["CAP_KILL"],"inheritable":["CAP_KILL","CAP_SYS_ADMIN"]}"#);
+        let (sets, _) = Sets::plan(Some(&given), u64::MAX);
+        assert_eq!(sets.beyond_bounding(0).as_deref(), Some("CAP_SYS_ADMIN"));
+        assert_eq!(sets.beyond_bounding(1 << SYS_ADMIN), None);
+        assert_eq!(Sets::default().beyond_bounding(0), None);
     }
 
     #[test]

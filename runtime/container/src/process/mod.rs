@@ -20,6 +20,7 @@ use caps::Sets;
 use limits::Limit;
 use lsm::Labels;
 pub(crate) use program::Program;
+pub(crate) use sched::own_affinity;
 use sched::{Bits, MemoryPolicy, SchedAttr};
 use std::os::fd::{AsFd, OwnedFd};
 pub(crate) use user::{Identity, clear_umask};
@@ -72,14 +73,21 @@ impl Plan {
         if process.command_line().is_some() {
             return Err(Error::value("process.commandLine", "is for Windows only"));
         }
-        let available = if around.user_namespace {
-            caps::known()
+        let (available, inherited) = if around.user_namespace {
+            (caps::known(), 0)
         } else {
             caps::available().map_err(|error| Error::sys("read", "own capabilities", error))?
         };
         let (capabilities, mut warnings) = Sets::plan(process.capabilities().as_ref(), available);
         if process.user().username().as_ref().is_some_and(|name| !name.is_empty()) {
             warnings.push("process.user.username: is for Windows only, uid is used".to_owned());
+        }
+        if let Some(names) = capabilities.beyond_bounding(inherited) {
+            return Err(Error::sys(
+                "set",
+                format!("process.capabilities.inheritable: not in the bounding set: {names}"),
+                nix::errno::Errno::EPERM,
+            ));
         }
         let affinity = match process.exec_cpu_affinity() {
             Some(given) if around.exec => {

@@ -55,6 +55,11 @@ impl Program {
         &self.directory
     }
 
+    /// The environment as text.
+    pub(crate) fn environment(&self) -> Vec<String> {
+        self.environment.iter().map(|entry| entry.to_string_lossy().into_owned()).collect()
+    }
+
     /// Whether the environment lacks a home directory.
     pub(super) fn wants_home(&self) -> bool {
         !self

@@ -164,6 +164,24 @@ impl Bits {
     }
 }
 
+/// The caller's CPU affinity as the kernel has it: one hexadecimal number.
+pub(crate) fn own_affinity() -> sys::Result<String> {
+    let mut words = [0u64; (MAX_NUMBER + 1) / 64];
+    let size = size_of_val(&words);
+    // SAFETY: the length given is that of the array, in bytes.
+    let filled = sys::check(unsafe {
+        libc::syscall(libc::SYS_sched_getaffinity, 0, size, words.as_mut_ptr())
+    })? as usize;
+    Ok(hexadecimal(&words[..filled.min(size) / 8]))
+}
+
+/// A mask, its lowest word first, as `0x3`.
+fn hexadecimal(words: &[u64]) -> String {
+    let mut words = words.iter().rev().skip_while(|word| **word == 0);
+    let first = format!("{:#x}", words.next().unwrap_or(&0));
+    words.fold(first, |text, word| text + &format!("{word:016x}"))
+}
+
 /// `linux.memoryPolicy`, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MemoryPolicy {
@@ -256,6 +274,14 @@ mod tests {
         for wrong in ["3-1", "a", "1-", "99999999999", "-1"] {
             assert!(Bits::parse("f", wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_affinity_is_one_number() {
+        assert_eq!(hexadecimal(&[0]), "0x0");
+        assert_eq!(hexadecimal(&[3, 0]), "0x3");
+        assert_eq!(hexadecimal(&[1, 2, 0]), "0x20000000000000001");
+        assert!(own_affinity().unwrap().starts_with("0x"));
     }
 
     #[test]
