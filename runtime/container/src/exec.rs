@@ -308,7 +308,7 @@ impl Joiner<'_> {
                 .send(Tag::Listener, &[], &[listener.as_fd()])
                 .trying(|| "pass the filter's listener on")?;
         }
-        self.process.settle()?;
+        self.process.settle(channel.fd())?;
         self.process.launch().map(|never| match never {})
     }
 }

@@ -358,8 +358,8 @@ impl Init<'_> {
     }
 
     /// Becomes the user's program. Returns only with a failure.
-    fn run(&mut self, _caller: &Channel) -> Done<()> {
-        self.process.settle()?;
+    fn run(&mut self, caller: &Channel) -> Done<()> {
+        self.process.settle(caller.fd())?;
         self.hook(HookKind::StartContainer)?;
         self.process.launch().map(|never| match never {})
     }

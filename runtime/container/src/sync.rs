@@ -11,7 +11,7 @@ use nix::sys::socket::{
     sendmsg, socketpair,
 };
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Long enough for every message and short enough for one packet.
 const MAX_BODY: usize = 16 << 10;
@@ -41,6 +41,8 @@ pub(crate) enum Tag {
     Ready = b'r',
     /// Either: failed; errno and words.
     Failed = b'e',
+    /// Stub: the program cannot be executed; three zeros, errno and path.
+    Exec = b'x',
     /// Parent: done, go on.
     Go = b'g',
     /// Parent: execute the program.
@@ -52,7 +54,7 @@ pub(crate) enum Tag {
 impl Tag {
     fn from(byte: u8) -> Option<Tag> {
         use Tag::*;
-        [Pid, Mapping, Limits, Cgroup, Hooks, Console, Listener, Ready, Failed, Go, Start, Keep]
+        [Pid, Mapping, Limits, Cgroup, Hooks, Console, Listener, Ready, Failed, Exec, Go, Start, Keep]
             .into_iter()
             .find(|tag| *tag as u8 == byte)
     }
@@ -67,8 +69,16 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// The failure that a [`Tag::Failed`] message carries.
+    /// The failure that a [`Tag::Failed`] or [`Tag::Exec`] message carries.
     pub(crate) fn failure(&self) -> Failure {
+        if self.tag == Tag::Exec {
+            let (errno, path) = self.body.split_at(self.body.len().min(7));
+            let number = errno.get(3..).and_then(|number| number.try_into().ok());
+            return Failure {
+                what: format!("exec {}", String::from_utf8_lossy(path)),
+                errno: number.map(i32::from_le_bytes).unwrap_or(libc::ENOEXEC),
+            };
+        }
         let (errno, words) = self.body.split_at(self.body.len().min(4));
         Failure {
             what: String::from_utf8_lossy(words).into_owned(),
@@ -105,6 +115,10 @@ impl Channel {
     /// An end that was made elsewhere.
     pub(crate) fn from_fd(fd: OwnedFd) -> Channel {
         Channel(fd)
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     pub(crate) fn send(&self, tag: Tag, body: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {

@@ -150,7 +150,7 @@ impl Talk<'_> {
     fn serve(&mut self, mut message: Message) -> Result<Option<Vec<u8>>> {
         let pid = self.child.pid;
         match (message.tag, &self.making) {
-            (Tag::Failed, _) => {
+            (Tag::Failed | Tag::Exec, _) => {
                 let failure = message.failure();
                 self.child.reap();
                 Err(Error::Init(failure))

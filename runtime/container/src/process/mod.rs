@@ -8,6 +8,7 @@ mod limits;
 pub mod lsm;
 mod program;
 mod sched;
+mod stub;
 pub(crate) mod stdio;
 mod user;
 
@@ -22,7 +23,8 @@ use lsm::Labels;
 pub(crate) use program::Program;
 pub(crate) use sched::own_affinity;
 use sched::{Bits, MemoryPolicy, SchedAttr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use stub::Stub;
 pub(crate) use user::{Identity, clear_umask};
 
 /// All attributes of the process, understood and checked.
@@ -52,6 +54,9 @@ pub(crate) struct Plan {
     pub(crate) warnings: Vec<String>,
     /// The program's directory is the current one already.
     entered: bool,
+    /// This program's own file is to be kept from the container, see [`stub`].
+    by_stub: bool,
+    stub: Option<Stub>,
 }
 
 /// What a plan depends on beside `process`.
@@ -140,7 +145,10 @@ impl Plan {
             rootless: around.rootless,
             warnings,
             entered: false,
-        })
+            by_stub: false,
+            stub: None,
+        }
+        .decide_stub(around.user_namespace))
     }
 
     /// Whether [`Plan::prepare`] needs `/proc/self`.
@@ -210,8 +218,21 @@ impl Plan {
         })
     }
 
-    /// Gives up what the program does not have. Only [`Plan::launch`] is left to do then.
-    pub(crate) fn settle(&mut self) -> Done<()> {
+    /// The root of another user namespace cannot write to this program's file anyway. A label is
+    /// for the next exec, which must then be the program's; and a filter must allow the stub's calls.
+    fn decide_stub(mut self, user_namespace: bool) -> Plan {
+        let allowed = |filter: &Filter| {
+            stub::CALLS.iter().all(|(number, arguments)| filter.allows(*number, *arguments))
+        };
+        self.by_stub = !user_namespace
+            && self.labels.is_empty()
+            && self.filter.as_ref().is_none_or(allowed);
+        self
+    }
+
+    /// Gives up what the program does not have. Only [`Plan::launch`] is left to do then, which
+    /// may tell a failure to `caller`.
+    pub(crate) fn settle(&mut self, caller: BorrowedFd<'_>) -> Done<()> {
         self.capabilities.limit().trying(|| "process.capabilities.bounding")?;
         self.identity.assume()?;
         self.during_wait().apply().trying(|| "process.capabilities")?;
@@ -219,7 +240,12 @@ impl Plan {
             self.program.enter()?;
         }
         user::set_umask(self.identity.umask.unwrap_or(0o022))?;
-        sys::cloexec_from(3 + self.kept_fds).trying(|| "mark descriptors close-on-exec")
+        sys::cloexec_from(3 + self.kept_fds).trying(|| "mark descriptors close-on-exec")?;
+        if self.by_stub {
+            // Made before limits may forbid it.
+            self.stub = Stub::make(caller);
+        }
+        Ok(())
     }
 
     /// The capabilities until the filter is installed: without no_new_privs that takes one more.
@@ -263,7 +289,7 @@ impl Plan {
                 self.capabilities.apply().trying(|| "process.capabilities")?;
             }
         }
-        self.program.execute()
+        self.program.execute(self.stub.as_ref())
     }
 }
 

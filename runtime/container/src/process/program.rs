@@ -3,6 +3,7 @@
 //! The words of a program that cannot be executed are runc's: engines tell "not found" (127) from
 //! "not allowed" (126) by them.
 
+use super::stub::Stub;
 use crate::error::{Done, Failure, Trying};
 use crate::sys;
 use crate::{Error, Result};
@@ -127,12 +128,16 @@ impl Program {
     }
 
     /// Executes the program. Returns only when that fails.
-    pub(super) fn execute(&self) -> Done<Infallible> {
+    pub(super) fn execute(&self, stub: Option<&Stub>) -> Done<Infallible> {
         let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
             list.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
         };
         let arguments = pointers(&self.arguments);
         let environment = pointers(&self.environment);
+        if let Some(stub) = stub {
+            // Comes back only where the stub cannot be executed.
+            stub.execute(&self.found, &self.arguments, &environment);
+        }
         // SAFETY: the path is NUL-terminated; both lists hold pointers to NUL-terminated strings
         // that outlive the call and end with a null pointer.
         unsafe { libc::execve(self.found.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };

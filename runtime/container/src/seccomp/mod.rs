@@ -8,6 +8,7 @@
 mod cache;
 mod compile;
 mod enosys;
+mod evaluate;
 mod notify;
 
 pub use notify::send_listener;
@@ -173,6 +174,12 @@ impl Filter {
     /// Whether [`Filter::install`] gives a listener.
     pub fn notifies(&self) -> bool {
         self.flags & FLAG_NEW_LISTENER != 0
+    }
+
+    /// Whether the filter lets a system call through without a word.
+    pub fn allows(&self, number: libc::c_long, arguments: [u64; 6]) -> bool {
+        const ALLOW: u32 = 0x7fff_0000;
+        evaluate::evaluate(&self.program, number, arguments) == Some(ALLOW)
     }
 
     /// Installs the filter on the calling thread, which needs `no_new_privs` or CAP_SYS_ADMIN. Gives
