@@ -54,9 +54,12 @@ pub(crate) enum Tag {
 impl Tag {
     fn from(byte: u8) -> Option<Tag> {
         use Tag::*;
-        [Pid, Mapping, Limits, Cgroup, Hooks, Console, Listener, Ready, Failed, Exec, Go, Start, Keep]
-            .into_iter()
-            .find(|tag| *tag as u8 == byte)
+        [
+            Pid, Mapping, Limits, Cgroup, Hooks, Console, Listener, Ready, Failed, Exec, Go, Start,
+            Keep,
+        ]
+        .into_iter()
+        .find(|tag| *tag as u8 == byte)
     }
 }
 

@@ -8,8 +8,8 @@ mod limits;
 pub mod lsm;
 mod program;
 mod sched;
-mod stub;
 pub(crate) mod stdio;
+mod stub;
 mod user;
 
 use crate::error::{Done, Trying};
@@ -224,9 +224,8 @@ impl Plan {
         let allowed = |filter: &Filter| {
             stub::CALLS.iter().all(|(number, arguments)| filter.allows(*number, *arguments))
         };
-        self.by_stub = !user_namespace
-            && self.labels.is_empty()
-            && self.filter.as_ref().is_none_or(allowed);
+        self.by_stub =
+            !user_namespace && self.labels.is_empty() && self.filter.as_ref().is_none_or(allowed);
         self
     }
 

@@ -31,18 +31,18 @@ std::arch::global_asm!(
     ".global hull_stub_end",
     "hull_stub_begin:",
     "mov edi, dword ptr [rip + 9f]",
-    "mov esi, 2", // F_SETFD
-    "mov edx, 1", // FD_CLOEXEC
+    "mov esi, 2",  // F_SETFD
+    "mov edx, 1",  // FD_CLOEXEC
     "mov eax, 72", // fcntl
     "syscall",
     "test eax, eax",
-    "js 4f", // no channel: executed by what it executed
+    "js 4f",                        // no channel: executed by what it executed
     "mov r12, qword ptr [rsp + 8]", // argv[0]: the path
     "mov r8, qword ptr [rsp]",      // argc
     "mov rdi, r12",
-    "lea rsi, [rsp + 16]",          // the program's own arguments
-    "lea rdx, [rsp + r8*8 + 16]",   // its environment
-    "mov eax, 59",                  // execve
+    "lea rsi, [rsp + 16]",        // the program's own arguments
+    "lea rdx, [rsp + r8*8 + 16]", // its environment
+    "mov eax, 59",                // execve
     "syscall",
     "neg eax",
     "shl rax, 32",
@@ -193,9 +193,7 @@ impl Stub {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         let create = |flags: u32| {
             // SAFETY: the name is NUL-terminated.
-            sys::owned(
-                unsafe { libc::memfd_create(c"hull-exec".as_ptr(), flags) } as libc::c_long
-            )
+            sys::owned(unsafe { libc::memfd_create(c"hull-exec".as_ptr(), flags) } as libc::c_long)
         };
         // Kernels before 6.3 do not know the flag, and do not need it.
         let file = match create(flags | MFD_EXEC) {
@@ -204,11 +202,11 @@ impl Stub {
         }
         .ok()?;
         sys::write_once(file.as_fd(), &image(channel.as_raw_fd())).ok()?;
-        let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+        let seals =
+            libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
         // SAFETY: takes integers only.
-        sys::check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) }
-            as libc::c_long)
-        .ok()?;
+        let sealed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+        sys::check(sealed.into()).ok()?;
         Some(Stub { file, channel: channel.as_raw_fd() })
     }
 
