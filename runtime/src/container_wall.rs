@@ -130,13 +130,25 @@ impl Wall for ContainerWall {
         Ok(container::resume(own(container)?)?)
     }
 
-    fn update(&self, container: &Container, update: &Update) -> Result<()> {
+    fn update(&self, container: &mut Container, update: &Update) -> Result<()> {
+        let record = own(container)?;
+        container::update(record, &update.resources)?;
         let (l3, bandwidth) = (update.l3_cache_schema.as_deref(), update.mem_bw_schema.as_deref());
-        if l3.is_some() || bandwidth.is_some() {
-            let group = own(container)?.rdt.as_ref().ok_or(container::rdt::Error::Missing);
-            group.and_then(|group| group.update(l3, bandwidth)).map_err(container::Error::from)?;
+        if l3.is_none() && bandwidth.is_none() {
+            return Ok(());
         }
-        Ok(container::update(own(container)?, &update.resources)?)
+        if let Some(group) = &record.rdt {
+            group.update(l3, bandwidth).map_err(container::Error::from)?;
+            return Ok(());
+        }
+        // The configuration asked for none: it gets one now, as with runc.
+        let list = || container::processes(record).unwrap_or_default();
+        let group = container::rdt::enter(&record.id, l3, bandwidth, &list)
+            .map_err(container::Error::from)?;
+        if let Record::Container(record) = &mut container.record {
+            record.rdt = Some(group);
+        }
+        Ok(())
     }
 
     fn stats(&self, container: &Container) -> Result<container::cgroups::Stats> {

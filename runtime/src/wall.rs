@@ -130,8 +130,8 @@ pub trait Wall {
     fn pause(&self, container: &Container) -> Result<()>;
     /// Thaws it.
     fn resume(&self, container: &Container) -> Result<()>;
-    /// Changes its limits.
-    fn update(&self, container: &Container, update: &Update) -> Result<()>;
+    /// Changes its limits, and its record where more than limits had to be made for that.
+    fn update(&self, container: &mut Container, update: &Update) -> Result<()>;
     /// What it uses.
     fn stats(&self, container: &Container) -> Result<container::cgroups::Stats>;
     /// Pids of its processes: the host's in a container, the guest's in a microVM.

@@ -207,6 +207,30 @@ impl Group {
         Ok(())
     }
 
+    /// Moves all threads of these processes in. What begins meanwhile begins in its parent's group:
+    /// they are looked through until nothing new is seen.
+    fn join_all(&self, list: &dyn Fn() -> Vec<i32>) -> Result<(), Error> {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..MAX_ROUNDS {
+            let before = seen.len();
+            for thread in list().into_iter().flat_map(threads) {
+                if !seen.insert(thread) {
+                    continue;
+                }
+                match self.join(thread) {
+                    // It ended meanwhile.
+                    Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => {
+                    }
+                    outcome => outcome?,
+                }
+            }
+            if seen.len() == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// What the state file will remember.
     pub fn record(&self) -> Record {
         Record { made: self.made.clone(), group: self.path.clone() }
@@ -216,6 +240,45 @@ impl Group {
     pub fn keep(mut self) -> Record {
         Record { made: std::mem::take(&mut self.made), group: std::mem::take(&mut self.path) }
     }
+}
+
+/// How often processes are looked through for new threads.
+const MAX_ROUNDS: usize = 16;
+
+fn threads(pid: i32) -> Vec<i32> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let name = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    entries.map(|list| list.flatten().filter_map(name).collect()).unwrap_or_default()
+}
+
+/// Gives a living container that has no group one of its own (`update`): makes it, writes the
+/// schemas and moves the processes in that `list` tells.
+pub fn enter(
+    id: &str,
+    l3: Option<&str>,
+    bandwidth: Option<&str>,
+    list: &dyn Fn() -> Vec<i32>,
+) -> Result<Record, Error> {
+    let root = mounted().ok_or(Error::Missing)?;
+    enter_below(&root, id, l3, bandwidth, list)
+}
+
+fn enter_below(
+    root: &Path,
+    id: &str,
+    l3: Option<&str>,
+    bandwidth: Option<&str>,
+    list: &dyn Fn() -> Vec<i32>,
+) -> Result<Record, Error> {
+    let mut rdt = LinuxIntelRdt::default();
+    rdt.set_clos_id(None);
+    rdt.set_schemata(None);
+    rdt.set_l3_cache_schema(l3.map(str::to_owned));
+    rdt.set_mem_bw_schema(bandwidth.map(str::to_owned));
+    rdt.set_enable_monitoring(None);
+    let group = Group::carry_out(plan(root, &rdt, id)?, root)?;
+    group.join_all(list)?;
+    Ok(group.keep())
 }
 
 impl Drop for Group {
@@ -294,6 +357,22 @@ mod tests {
     fn monitoring_has_a_group_below() {
         let plan = of(json!({"closID": "c", "enableMonitoring": true})).unwrap();
         assert_eq!(plan.monitoring.as_deref(), Some(Path::new("/r/c/mon_groups/id")));
+    }
+
+    #[test]
+    fn a_living_container_gets_a_group_and_all_its_threads_are_in_it() {
+        let root = std::env::temp_dir().join(format!("hull-rdt-enter-{}", std::process::id()));
+        std::fs::create_dir(&root).unwrap();
+        let own = std::process::id() as i32;
+        let record =
+            enter_below(&root, "id", Some("L3:0=f"), None, &|| vec![own]).expect("a group");
+        assert_eq!(record.group, root.join("id"));
+        assert_eq!(record.made, [root.join("id")]);
+        assert_eq!(std::fs::read_to_string(root.join("id/schemata")).unwrap(), "L3:0=f\n");
+        assert!(root.join("id/tasks").exists());
+        assert!(enter_below(&root, "other", None, Some("L3:0=f"), &Vec::new).is_err());
+        assert!(!root.join("other").exists());
+        std::fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]

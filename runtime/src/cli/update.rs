@@ -12,11 +12,17 @@ use std::io::Read;
 /// `hull update`.
 pub fn update(context: &Context, id: &Id, parsed: &Parsed) -> Result<()> {
     let update = read(parsed)?;
-    let (_lock, container) = context.store.lock(id)?;
+    let (_lock, mut container) = context.store.lock(id)?;
     if container.status()? == Status::Stopped {
         return Err(Error::NotRunning);
     }
-    container.wall().update(&container, &update)
+    let wall = container.wall();
+    wall.update(&mut container, &update)?;
+    if update.l3_cache_schema.is_some() || update.mem_bw_schema.is_some() {
+        // A resctrl group may have been made, and is to be removed one day.
+        context.store.save(&container)?;
+    }
+    Ok(())
 }
 
 /// How the value of a flag is written.

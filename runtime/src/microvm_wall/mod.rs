@@ -175,7 +175,7 @@ impl Wall for MicrovmWall {
         done(ask_living(container, &Command::Resume, "resume")?, "resume")
     }
 
-    fn update(&self, container: &Container, update: &Update) -> Result<()> {
+    fn update(&self, container: &mut Container, update: &Update) -> Result<()> {
         if update.l3_cache_schema.is_some() || update.mem_bw_schema.is_some() {
             let why = "the guest's processes cannot be put into a resctrl group";
             let flag = "--l3-cache-schema, --mem-bw-schema";

@@ -436,6 +436,31 @@ mod tests {
         }
     }
 
+    /// The documentation says of each field what the tables here say.
+    #[test]
+    fn the_documentation_has_a_row_for_every_field() {
+        fn hold(at: &str, fields: &[(&str, Who)], text: &str) {
+            for (name, who) in fields {
+                let field = format!("{at}{name}");
+                let said = match who {
+                    Fields(inner) => {
+                        hold(&format!("{field}."), inner, text);
+                        continue;
+                    }
+                    Host => "host".to_owned(),
+                    Guest => "guest".to_owned(),
+                    Refused(why) => format!("refused: {why} |"),
+                };
+                let start = format!("| `{field}` |");
+                let row = text.lines().find(|line| line.starts_with(&start));
+                let row = row.unwrap_or_else(|| panic!("{field} has no row"));
+                let cell = row.split(" | ").nth(2).unwrap_or_default();
+                assert!(cell.starts_with(&said), "{field}: {cell:?} is not {said:?}");
+            }
+        }
+        hold("", FIELDS, include_str!("../../../docs/fields.md"));
+    }
+
     #[test]
     fn an_undecided_field_is_refused_by_name() {
         let value = serde_json::json!({"linux": {"quantumEntanglement": {"pairs": 2}}});
