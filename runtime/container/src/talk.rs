@@ -63,8 +63,7 @@ pub(crate) struct HostWork<'a> {
 impl HostWork<'_> {
     fn hooks(&self) -> [(HookKind, &[Hook]); 2] {
         let hooks = self.spec.hooks().as_ref();
-        // The specification deprecates prestart and still wants it honoured.
-        #[allow(deprecated)]
+        #[allow(deprecated)] // The specification still wants it honoured.
         let prestart = hooks.and_then(|hooks| hooks.prestart().as_deref()).unwrap_or_default();
         let create = hooks.and_then(|hooks| hooks.create_runtime().as_deref()).unwrap_or_default();
         [(HookKind::Prestart, prestart), (HookKind::CreateRuntime, create)]

@@ -2,6 +2,9 @@
 
 use super::print;
 use crate::{Error, Result};
+use container::hooks::Kind;
+use container::process;
+use container::seccomp::features as seccomp;
 use serde_json::{Value, json};
 
 /// `hull features`.
@@ -11,132 +14,25 @@ pub fn features() -> Result<()> {
     print(&(text + "\n"))
 }
 
-const CAPABILITIES: &[&str] = &[
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
-
-/// Options of mounts that hull itself understands; others are the file system's.
-const MOUNT_OPTIONS: &[&str] = &[
-    "async",
-    "atime",
-    "bind",
-    "defaults",
-    "dev",
-    "diratime",
-    "dirsync",
-    "exec",
-    "idmap",
-    "iversion",
-    "lazytime",
-    "loud",
-    "mand",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "noiversion",
-    "nolazytime",
-    "nomand",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nosymfollow",
-    "private",
-    "ratime",
-    "rbind",
-    "rdev",
-    "rdiratime",
-    "relatime",
-    "remount",
-    "rexec",
-    "ridmap",
-    "rnoatime",
-    "rnodev",
-    "rnodiratime",
-    "rnoexec",
-    "rnorelatime",
-    "rnostrictatime",
-    "rnosuid",
-    "rnosymfollow",
-    "ro",
-    "rprivate",
-    "rrelatime",
-    "rro",
-    "rrw",
-    "rshared",
-    "rslave",
-    "rstrictatime",
-    "rsuid",
-    "rsymfollow",
-    "runbindable",
-    "rw",
-    "shared",
-    "silent",
-    "slave",
-    "strictatime",
-    "suid",
-    "symfollow",
-    "sync",
-    "tmpcopyup",
-    "unbindable",
+/// In the order that they run.
+const HOOKS: [Kind; 6] = [
+    Kind::Prestart,
+    Kind::CreateRuntime,
+    Kind::CreateContainer,
+    Kind::StartContainer,
+    Kind::Poststart,
+    Kind::Poststop,
 ];
 
 fn document() -> Value {
     json!({
         "ociVersionMin": oci::SPEC_VERSION_MIN,
         "ociVersionMax": oci::SPEC_VERSION,
-        "hooks": [
-            "prestart",
-            "createRuntime",
-            "createContainer",
-            "startContainer",
-            "poststart",
-            "poststop",
-        ],
-        "mountOptions": MOUNT_OPTIONS,
+        "hooks": HOOKS.map(|kind| kind.name()),
+        "mountOptions": container::mounts::OPTIONS,
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-            "capabilities": CAPABILITIES,
+            "capabilities": process::caps::all_names().collect::<Vec<_>>(),
             "cgroup": {
                 "v1": true,
                 "v2": true,
@@ -144,21 +40,13 @@ fn document() -> Value {
                 "systemdUser": true,
                 "rdma": true,
             },
-            "seccomp": seccomp(),
+            "seccomp": seccomp_document(),
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
             "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
             "memoryPolicy": {
-                "modes": [
-                    "MPOL_DEFAULT",
-                    "MPOL_BIND",
-                    "MPOL_INTERLEAVE",
-                    "MPOL_WEIGHTED_INTERLEAVE",
-                    "MPOL_PREFERRED",
-                    "MPOL_PREFERRED_MANY",
-                    "MPOL_LOCAL",
-                ],
-                "flags": ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"],
+                "modes": process::MEMORY_POLICY_MODES,
+                "flags": process::MEMORY_POLICY_FLAGS,
             },
             "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": true },
@@ -171,62 +59,14 @@ fn document() -> Value {
     })
 }
 
-fn seccomp() -> Value {
+fn seccomp_document() -> Value {
     json!({
         "enabled": true,
-        "actions": [
-            "SCMP_ACT_ALLOW",
-            "SCMP_ACT_ERRNO",
-            "SCMP_ACT_KILL",
-            "SCMP_ACT_KILL_PROCESS",
-            "SCMP_ACT_KILL_THREAD",
-            "SCMP_ACT_LOG",
-            "SCMP_ACT_NOTIFY",
-            "SCMP_ACT_TRACE",
-            "SCMP_ACT_TRAP",
-        ],
-        "operators": [
-            "SCMP_CMP_EQ",
-            "SCMP_CMP_GE",
-            "SCMP_CMP_GT",
-            "SCMP_CMP_LE",
-            "SCMP_CMP_LT",
-            "SCMP_CMP_MASKED_EQ",
-            "SCMP_CMP_NE",
-        ],
-        "archs": [
-            "SCMP_ARCH_AARCH64",
-            "SCMP_ARCH_ARM",
-            "SCMP_ARCH_MIPS",
-            "SCMP_ARCH_MIPS64",
-            "SCMP_ARCH_MIPS64N32",
-            "SCMP_ARCH_MIPSEL",
-            "SCMP_ARCH_MIPSEL64",
-            "SCMP_ARCH_MIPSEL64N32",
-            "SCMP_ARCH_PARISC",
-            "SCMP_ARCH_PARISC64",
-            "SCMP_ARCH_PPC",
-            "SCMP_ARCH_PPC64",
-            "SCMP_ARCH_PPC64LE",
-            "SCMP_ARCH_RISCV64",
-            "SCMP_ARCH_S390",
-            "SCMP_ARCH_S390X",
-            "SCMP_ARCH_X32",
-            "SCMP_ARCH_X86",
-            "SCMP_ARCH_X86_64",
-        ],
-        "knownFlags": [
-            "SECCOMP_FILTER_FLAG_TSYNC",
-            "SECCOMP_FILTER_FLAG_LOG",
-            "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
-        ],
-        "supportedFlags": [
-            "SECCOMP_FILTER_FLAG_TSYNC",
-            "SECCOMP_FILTER_FLAG_LOG",
-            "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
-        ],
+        "actions": seccomp::ACTIONS,
+        "operators": seccomp::OPERATORS,
+        "archs": seccomp::architectures(),
+        "knownFlags": seccomp::known_flags(),
+        "supportedFlags": seccomp::supported_flags(),
     })
 }
 
@@ -243,10 +83,33 @@ mod tests {
     }
 
     #[test]
-    fn every_capability_of_the_types_is_listed() {
-        for name in CAPABILITIES {
-            serde_json::from_value::<oci::spec::Capability>((*name).into()).unwrap();
+    fn what_it_lists_is_what_the_code_knows() {
+        let document = document();
+        let list = |pointer: &str| -> Vec<String> {
+            let value = document.pointer(pointer).unwrap_or_else(|| panic!("{pointer}"));
+            serde_json::from_value(value.clone()).unwrap()
+        };
+        assert_eq!(list("/mountOptions"), container::mounts::OPTIONS);
+        let capabilities = list("/linux/capabilities");
+        assert_eq!(capabilities, process::caps::all_names().collect::<Vec<_>>());
+        for name in capabilities {
+            serde_json::from_value::<oci::spec::Capability>(name.into()).unwrap();
         }
-        assert_eq!(CAPABILITIES.len(), 41);
+        for (pointer, names) in [
+            ("/linux/seccomp/actions", seccomp::ACTIONS),
+            ("/linux/seccomp/operators", seccomp::OPERATORS),
+            ("/linux/memoryPolicy/modes", process::MEMORY_POLICY_MODES),
+            ("/linux/memoryPolicy/flags", process::MEMORY_POLICY_FLAGS),
+        ] {
+            assert_eq!(list(pointer), names, "{pointer}");
+        }
+        assert_eq!(list("/linux/seccomp/archs"), seccomp::architectures());
+        let known = list("/linux/seccomp/knownFlags");
+        assert!(list("/linux/seccomp/supportedFlags").iter().all(|flag| known.contains(flag)));
+        // Of these the specification's types know a member for each thing that can be had.
+        let features: oci::spec::Features = serde_json::from_value(document.clone()).unwrap();
+        let linux = features.linux().clone().unwrap();
+        assert!(linux.memory_policy().is_some() && linux.net_devices().is_some());
+        assert!(linux.intel_rdt().is_some() && linux.mount_extensions().is_some());
     }
 }

@@ -172,8 +172,10 @@ impl Options {
 
 /// All options that are not handed to the file system, for `features`.
 pub const KNOWN: &[&str] = &[
+    "_netdev",
     "async",
     "atime",
+    "auto",
     "bind",
     "defaults",
     "dev",
@@ -186,9 +188,11 @@ pub const KNOWN: &[&str] = &[
     "loud",
     "mand",
     "noatime",
+    "noauto",
     "nodev",
     "nodiratime",
     "noexec",
+    "nofail",
     "noiversion",
     "nolazytime",
     "nomand",
@@ -196,6 +200,7 @@ pub const KNOWN: &[&str] = &[
     "nostrictatime",
     "nosuid",
     "nosymfollow",
+    "nouser",
     "private",
     "ratime",
     "rbind",
@@ -234,6 +239,7 @@ pub const KNOWN: &[&str] = &[
     "sync",
     "tmpcopyup",
     "unbindable",
+    "user",
 ];
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use lsm::Labels;
 pub(crate) use program::Program;
 pub(crate) use sched::own_affinity;
 use sched::{Bits, MemoryPolicy, SchedAttr};
+pub use sched::{MEMORY_POLICY_FLAGS, MEMORY_POLICY_MODES};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use stub::Stub;
 pub(crate) use user::{Identity, clear_umask};

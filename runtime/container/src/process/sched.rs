@@ -189,6 +189,21 @@ pub(crate) struct MemoryPolicy {
     nodes: Bits,
 }
 
+/// Modes of `linux.memoryPolicy`, for `features`.
+pub const MEMORY_POLICY_MODES: &[&str] = &[
+    "MPOL_BIND",
+    "MPOL_DEFAULT",
+    "MPOL_INTERLEAVE",
+    "MPOL_LOCAL",
+    "MPOL_PREFERRED",
+    "MPOL_PREFERRED_MANY",
+    "MPOL_WEIGHTED_INTERLEAVE",
+];
+
+/// Flags of `linux.memoryPolicy`, for `features`.
+pub const MEMORY_POLICY_FLAGS: &[&str] =
+    &["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
+
 impl MemoryPolicy {
     pub(crate) fn plan(given: &LinuxMemoryPolicy) -> Result<MemoryPolicy> {
         use MemoryPolicyModeType as Mode;
@@ -300,6 +315,21 @@ mod tests {
         let given: LinuxIOPriority =
             serde_json::from_str(r#"{"class":"IOPRIO_CLASS_IDLE","priority":7}"#).unwrap();
         assert_eq!(io_priority(&given).unwrap(), 3 << 13 | 7);
+    }
+
+    #[test]
+    fn every_memory_policy_is_listed() {
+        let known = |error: serde_json::Error| {
+            let text = error.to_string();
+            let quoted = text.split('`').skip(1).step_by(2).filter(|name| !name.is_empty());
+            let mut names: Vec<_> = quoted.map(str::to_owned).collect();
+            names.sort();
+            names
+        };
+        let modes = known(serde_json::from_str::<MemoryPolicyModeType>("\"\"").unwrap_err());
+        assert_eq!(modes, MEMORY_POLICY_MODES);
+        let flags = known(serde_json::from_str::<MemoryPolicyFlagType>("\"\"").unwrap_err());
+        assert_eq!(flags, MEMORY_POLICY_FLAGS);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod cache;
 mod compile;
 mod enosys;
 mod evaluate;
+pub mod features;
 mod notify;
 
 pub use notify::send_listener;
