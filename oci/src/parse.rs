@@ -165,6 +165,25 @@ fn scanned<T: serde::de::DeserializeOwned>(
     Ok((parsed, scan))
 }
 
+/// Takes names that no kernel of ours knows out of the sets: the specification wants a warning
+/// for them, not a failure ("Linux Process").
+fn drop_unknown_capabilities(sets: &mut serde_json::Value) -> Vec<String> {
+    let mut unknown = Vec::new();
+    let lists = sets.as_object_mut().into_iter().flat_map(|sets| sets.values_mut());
+    for list in lists.filter_map(|list| list.as_array_mut()) {
+        list.retain(|name| match name.as_str() {
+            Some(text) if spec::Capability::deserialize(name).is_err() => {
+                if !unknown.iter().any(|known| known == text) {
+                    unknown.push(text.to_owned());
+                }
+                false
+            }
+            _ => true,
+        });
+    }
+    unknown
+}
+
 /// The second try, for documents that the strict types refuse: engines written in Go
 /// leave out what is zero and write `null` for what is empty.
 fn tolerant<T: serde::de::DeserializeOwned>(
@@ -186,6 +205,15 @@ fn tolerant<T: serde::de::DeserializeOwned>(
             user.entry("gid").or_insert(0.into());
         }
         process.entry("cwd").or_insert("".into());
+        if let Some(sets) = process.get_mut("capabilities") {
+            let unknown = drop_unknown_capabilities(sets);
+            if !unknown.is_empty() {
+                tracing::warn!(
+                    "process.capabilities: ignoring unknown or unavailable capabilities: [{}]",
+                    unknown.join(" ").escape_default()
+                );
+            }
+        }
     }
     if let Ok(parsed) = serde_json::from_value(repaired.clone()) {
         return Ok(parsed);

@@ -140,3 +140,14 @@ fn another_platform_is_refused_though_the_types_lack_it() {
     assert!(error.starts_with("config.json: freebsd: is not supported"), "{error}");
     parse(SMALL.replacen('{', r#"{"freebsd":null,"#, 1).as_bytes()).unwrap();
 }
+
+#[test]
+fn unknown_capabilities_are_left_out() {
+    let text = br#"{"ociVersion":"1.3.0","process":{"cwd":"/","user":{"uid":0,"gid":0},
+        "args":["sh"],"capabilities":{"bounding":["CAP_KILL","CAP_NO_SUCH"],"ambient":null}}}"#;
+    let config = parse(text).unwrap();
+    let sets = config.spec.process().as_ref().unwrap().capabilities().clone().unwrap();
+    assert_eq!(sets.bounding().as_ref().unwrap().len(), 1);
+    let wrong = String::from_utf8_lossy(text).replace("\"CAP_NO_SUCH\"", "7");
+    assert!(parse(wrong.as_bytes()).is_err());
+}

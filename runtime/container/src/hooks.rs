@@ -51,7 +51,7 @@ impl fmt::Display for Kind {
 
 /// How a hook ended badly.
 #[derive(Debug, thiserror::Error)]
-#[error("error running {kind} hook #{index} {}: {problem}", path.display())]
+#[error("error running {kind} hook #{index}: {}: {problem}", path.display())]
 pub struct Error {
     /// Of which kind.
     pub kind: Kind,
@@ -292,7 +292,7 @@ mod tests {
         let error = run(&hooks, Kind::CreateRuntime, &state()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "error running createRuntime hook #1 /bin/sh: exit status 3, stderr: why"
+            "error running createRuntime hook #1: /bin/sh: exit status 3, stderr: why"
         );
     }
 

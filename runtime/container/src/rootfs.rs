@@ -12,6 +12,7 @@ use crate::sys::mount::{self as mnt, MountAttr, attr, propagation};
 use crate::sys::{self};
 use crate::{Error, Result};
 use nix::errno::Errno;
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -163,7 +164,11 @@ pub(crate) fn make_read_only(root: &Root) -> Done<()> {
 /// image has at `/dev/null` may be anything.
 pub(crate) fn mask(root: &Root, paths: &[String]) -> Done<()> {
     let mut empty: Option<OwnedFd> = None;
+    let mut seen = HashSet::new();
     for path in paths {
+        if !seen.insert(path) {
+            continue;
+        }
         let what = || format!("linux.maskedPaths {path:?}");
         let Some(target) = existing(root, path).trying(what)? else { continue };
         let stat = sys::fstat(&target).trying(what)?;

@@ -178,9 +178,12 @@ impl Context<'_> {
         if matches!(fstype, "proc" | "sysfs") {
             self.plain_directory(step)?;
         }
-        let target = self.target(step, Make::Directory)?;
         let mut data = step.options.data.clone();
-        if fstype == "tmpfs" && !data.iter().any(|(key, _)| key == "mode") {
+        let wants_mode = fstype == "tmpfs" && !data.iter().any(|(key, _)| key == "mode");
+        // A tmpfs is like the directory that it covers; where there was none, it is the kernel's.
+        let covers = wants_mode && self.root.open_path(&step.destination, libc::O_PATH).is_ok();
+        let target = self.target(step, Make::Directory)?;
+        if covers {
             let stat = sys::fstat(&target).trying(|| step.words())?;
             data.push(("mode".into(), Some(format!("{:o}", stat.st_mode & 0o7777))));
         }
