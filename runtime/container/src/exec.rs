@@ -3,6 +3,10 @@
 //! The child joins all namespaces by one `setns` of the first process' descriptor; only a user
 //! namespace takes a process in between, as the privileges over the others come with it. What it
 //! then is, is decided by the same code as for the container's first process.
+//!
+//! Where the container's processes may look into others (`CAP_SYS_PTRACE`) there is a process in
+//! between as well: what comes into their sight must hold nothing of the host's then, no directory
+//! least of all, and a child begins with all that its parent has.
 
 use crate::cgroups::Entry;
 use crate::create::{self, kept_descriptors};
@@ -16,7 +20,7 @@ use crate::{Error, Record, Result};
 use crate::{init, lifecycle, namespaces, pty, seccomp, userns};
 use nix::sys::socket::SockType;
 use oci::Status;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// What [`exec`] is asked to run.
@@ -115,6 +119,7 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
     let joiner = Joiner {
         init,
         kinds,
+        watched: !user_namespace && may_look(request),
         root,
         entry,
         process,
@@ -166,11 +171,26 @@ fn same_user_namespace(pid: i32) -> bool {
     }
 }
 
+/// Whether processes of the container can look into others that hide from their like.
+fn may_look(request: &ExecRequest<'_>) -> bool {
+    let first = request.config.spec.process().as_ref();
+    [first, Some(request.process)].into_iter().flatten().any(|process| {
+        // None given: what runc's callers leave out is not taken away everywhere.
+        let Some(sets) = process.capabilities() else { return true };
+        [sets.bounding(), sets.permitted(), sets.effective(), sets.inheritable(), sets.ambient()]
+            .into_iter()
+            .flatten()
+            .any(|set| set.contains(&oci::spec::Capability::SysPtrace))
+    })
+}
+
 /// All that the child needs.
 struct Joiner<'a> {
     init: OwnedFd,
     /// `CLONE_NEW*` of what is joined.
     kinds: i32,
+    /// The container's processes may look into this one from its first moment on.
+    watched: bool,
     /// The container's root, when its mount namespace is not its own.
     root: Option<OwnedFd>,
     entry: Entry,
@@ -182,6 +202,7 @@ struct Joiner<'a> {
 impl Joiner<'_> {
     fn in_two_steps(&self) -> bool {
         self.kinds & libc::CLONE_NEWUSER != 0
+            || (self.watched && self.kinds & libc::CLONE_NEWPID != 0)
     }
 
     /// Makes the child. Without a user namespace to join first, it is born in the pid namespace.
@@ -234,9 +255,9 @@ impl Joiner<'_> {
             last.set_affinity().trying(|| "process.execCPUAffinity.final")?;
         }
         self.process.set_oom_score("self")?;
-        let own = if self.process.needs_proc() {
-            let fd = sys::open(c"/proc/thread-self", libc::O_PATH | libc::O_DIRECTORY, 0);
-            Some(fd.trying(|| "open /proc/thread-self")?)
+        let proc = if self.process.needs_proc() {
+            let fd = sys::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0);
+            Some(fd.trying(|| "open /proc")?)
         } else {
             None
         };
@@ -247,10 +268,17 @@ impl Joiner<'_> {
         if kinds != 0 {
             sys::setns(self.init.as_fd(), kinds).trying(|| "join the container's namespaces")?;
         }
-        if !self.in_two_steps() {
-            return self.inside(channel, own);
+        if kinds & libc::CLONE_NEWUSER != 0 {
+            userns::become_root(true).trying(|| "become root in the container's user namespace")?;
         }
-        userns::become_root(true).trying(|| "become root in the container's user namespace")?;
+        if let Some(root) = &self.root {
+            nix::unistd::fchdir(root).trying(|| "enter the container's root")?;
+            nix::unistd::chroot(".").trying(|| "enter the container's root")?;
+        }
+        if !self.in_two_steps() {
+            return self.inside(channel, proc);
+        }
+        self.let_go(channel, proc.as_ref())?;
         let options = CloneOptions { sibling: true, ..CloneOptions::default() };
         // SAFETY: this process is a clone of a single-threaded one.
         let cloned =
@@ -262,7 +290,7 @@ impl Joiner<'_> {
                     Some(message) if message.tag == Tag::Go => {}
                     _ => return Err(Failure::plain("the caller is gone")),
                 }
-                self.inside(channel, own)
+                self.inside(channel, proc)
             }
             Cloned::Parent { pid, .. } => {
                 channel.send(Tag::Pid, &pid.to_le_bytes(), &[]).trying(|| "speak to the caller")?;
@@ -271,16 +299,39 @@ impl Joiner<'_> {
         }
     }
 
-    fn inside(&mut self, channel: &Channel, own: Option<OwnedFd>) -> Done<()> {
+    /// Closes whatever the caller had open and the container's process does not need.
+    fn let_go(&mut self, channel: &Channel, proc: Option<&OwnedFd>) -> Done<()> {
+        drop(std::mem::take(&mut self.entry));
+        let mut needed = vec![channel.fd().as_raw_fd()];
+        needed.extend(proc.map(AsRawFd::as_raw_fd));
+        needed.extend(self.stdio.iter().flatten().map(AsRawFd::as_raw_fd));
+        needed.sort_unstable();
+        // Nothing after this uses a descriptor that was opened before, and this process is never
+        // left by way of what owns one.
+        let mut first = 3 + self.process.kept_fds;
+        for number in needed.into_iter().filter_map(|number| u32::try_from(number).ok()) {
+            if number >= first {
+                sys::close_between(first, number.saturating_sub(1))
+                    .trying(|| "close what the caller had open")?;
+                first = number + 1;
+            }
+        }
+        sys::close_between(first, u32::MAX).trying(|| "close what the caller had open")
+    }
+
+    fn inside(&mut self, channel: &Channel, proc: Option<OwnedFd>) -> Done<()> {
         init::quiet_signals();
         nix::unistd::setsid().trying(|| "begin a session")?;
         if let Some(name) = &self.keyring {
             init::join_keyring(name)?;
         }
-        if let Some(root) = &self.root {
-            nix::unistd::fchdir(root).trying(|| "enter the container's root")?;
-            nix::unistd::chroot(".").trying(|| "enter the container's root")?;
-        }
+        let own = proc
+            .map(|proc| {
+                let flags = libc::O_PATH | libc::O_DIRECTORY;
+                sys::openat2(proc.as_fd(), c"thread-self", flags, 0, 0)
+            })
+            .transpose()
+            .trying(|| "open /proc/thread-self")?;
         let root = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0)
             .trying(|| "open the container's root")?;
         let root = Root::new(root);
