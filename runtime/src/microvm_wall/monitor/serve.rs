@@ -172,6 +172,15 @@ impl Server {
 
     fn serve(&mut self, set: &[libc::pollfd], places: &Places) {
         let ready = |at: usize| set.get(at).is_some_and(|entry| entry.revents != 0);
+        if self.stage >= Stage::Created {
+            let first = self.machine.streams.resized().map(|size| (INIT, size));
+            let others = self.processes.iter_mut();
+            let others =
+                others.filter_map(|(id, streams)| streams.resized().map(|size| (*id, size)));
+            for (process, size) in first.into_iter().chain(others).collect::<Vec<_>>() {
+                self.ask(Ask::Resize { process, size }, Waiter::Nobody);
+            }
+        }
         self.machine.streams.step(set);
         for streams in self.processes.values_mut() {
             streams.step(set);

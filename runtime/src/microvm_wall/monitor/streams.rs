@@ -25,6 +25,8 @@ pub struct Streams {
     status: Option<ExitStatus>,
     /// Where the monitor may speak: stderr, or the terminal.
     voice: Weak<Endpoint>,
+    /// The terminal's size that the guest knows.
+    size: Option<WindowSize>,
 }
 
 impl Streams {
@@ -44,7 +46,11 @@ impl Streams {
             Stdio::Streams(_) => &local[2],
         };
         let voice = speaker.as_ref().map(Rc::downgrade).unwrap_or_default();
-        Self { stdio, local, pumps: Vec::new(), slots: Vec::new(), status: None, voice }
+        let size = match stdio {
+            Stdio::Terminal(size) => size,
+            Stdio::Streams(_) => None,
+        };
+        Self { stdio, local, pumps: Vec::new(), slots: Vec::new(), status: None, voice, size }
     }
 
     /// How many descriptors go with these streams.
@@ -102,6 +108,16 @@ impl Streams {
         if let Some(voice) = self.voice.upgrade() {
             voice.say(text.as_bytes());
         }
+    }
+
+    /// The terminal's size, if the guest does not know it yet. Asked before keys are passed on, so
+    /// that they do not overtake a change that came before them.
+    pub fn resized(&mut self) -> Option<WindowSize> {
+        if !matches!(self.stdio, Stdio::Terminal(_)) {
+            return None;
+        }
+        let size = window_size(self.voice.upgrade()?.as_fd())?;
+        (self.size.replace(size) != Some(size)).then_some(size)
     }
 
     /// Adds to a poll set.
