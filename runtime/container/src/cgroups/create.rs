@@ -78,6 +78,11 @@ impl Plan {
         }
         self.make_v1(&mut cgroup, note)?;
         let available = self.make_v2(&mut cgroup, note)?;
+        // Whoever enters a frozen cgroup, or one below, is stopped before it can say anything.
+        if cgroup.record.frozen()? {
+            let path = cgroup.record.main().cloned().unwrap_or_default();
+            return Err(Error::Frozen { path });
+        }
         if self.layout.v2.is_some() && !self.limits.v2.is_empty() {
             let directory = cgroup.record.paths.get("").cloned();
             let find = |controller: &str| {

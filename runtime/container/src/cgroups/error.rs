@@ -92,6 +92,12 @@ pub enum Error {
         /// The bus's or systemd's words.
         reason: String,
     },
+    /// A container would not come to life in there.
+    #[error("cgroup {}: container's cgroup unexpectedly frozen: thaw it or choose another", path.display())]
+    Frozen {
+        /// The cgroup.
+        path: PathBuf,
+    },
     /// Waiting for the kernel took too long.
     #[error("cgroup {}: {what} not reached within {millis} ms", path.display())]
     Timeout {

@@ -112,7 +112,7 @@ impl Record {
     }
 
     /// The directory whose processes are the container's.
-    fn main(&self) -> Option<&PathBuf> {
+    pub(super) fn main(&self) -> Option<&PathBuf> {
         let order = ["", "devices", "freezer", "pids", "memory", "name=systemd"];
         order.iter().find_map(|name| self.paths.get(*name)).or_else(|| self.paths.values().next())
     }

@@ -278,6 +278,8 @@ fn the_v1_freezer_and_killing_one_by_one_do_without_v2() {
     record.freeze().unwrap();
     assert!(record.frozen().unwrap());
     assert_eq!(value(&record, "freezer", "freezer.state"), "FROZEN");
+    let again = make("v1only", serde_json::json!({}));
+    assert!(matches!(again, Err(Error::Frozen { .. })), "{again:?}");
     record.thaw().unwrap();
     assert!(!record.frozen().unwrap());
     record.freeze().unwrap();
