@@ -119,7 +119,7 @@ mod tests {
             .with_console(console.into_bytes());
         let text = failure.to_string();
         assert!(text.starts_with("microVM: kernel: no answer"), "{text}");
-        assert!(text.ends_with("| line 99") && !text.contains("line 80\n"), "{text}");
+        assert!(text.ends_with("| line 99") && !text.contains("line 74\n"), "{text}");
     }
 
     #[test]
