@@ -18,6 +18,7 @@ subject! {
         bad_ids_are_refused, long_paths_work, delete_of_a_created_one_needs_force_or_a_kill,
         creator_may_go, states_of_others_are_not_shown, cycles_leave_nothing;
     container: kept_run_leaves_its_state, kill_all_reaches_all_without_pid_namespace,
+        kill_reaches_those_who_outlived_the_first, frozen_cgroup_is_refused,
         zombie_counts_as_stopped, ps_takes_options, ps_json_is_numbers;
     microvm: monitor_is_the_callers_child_with_the_workloads_status, killed_monitor_leaves_nothing_to_delete_by_hand;
 }
@@ -432,6 +433,29 @@ fn kill_all_reaches_all_without_pid_namespace(place: &Place) {
     place.call(&["kill", "--all", &place.id, "KILL"]).ok();
     container.becomes("stopped");
     eventually("all are gone", || tests::leftovers::processes().is_empty().then_some(()));
+}
+
+fn kill_reaches_those_who_outlived_the_first(place: &Place) {
+    let bundle = place.bundle().without_namespace("pid").sh("sleep 1000 & echo ready");
+    let container = place.start(&bundle);
+    container.says("ready");
+    container.becomes("stopped");
+    place.call(&["kill", &place.id, "TERM"]).complains(&["not running"]);
+    place.call(&["kill", &place.id, "KILL"]).ok();
+    eventually("all are gone", || tests::leftovers::processes().is_empty().then_some(()));
+    place.call(&["kill", &place.id, "KILL"]).complains(&["not running"]);
+    container.delete();
+}
+
+fn frozen_cgroup_is_refused(place: &Place) {
+    let first = place.start(&place.bundle().sh("echo ready; sleep 1000"));
+    first.says("ready");
+    place.call(&["pause", &place.id]).ok();
+    let second = format!("{}-2", place.id);
+    let bundle = place.bundle().set("/linux/cgroupsPath", json!(format!("/{}", place.id)));
+    place.creating(&bundle, &second).run().complains(&["frozen"]);
+    place.call(&["resume", &place.id]).ok();
+    first.delete_force();
 }
 
 fn zombie_counts_as_stopped(place: &Place) {

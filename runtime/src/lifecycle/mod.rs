@@ -118,8 +118,14 @@ pub fn start(context: &Context, id: &Id) -> Result<()> {
 pub fn kill(context: &Context, id: &Id, signal: i32, all: bool) -> Result<()> {
     let container = context.store.load(id)?;
     // With `all`, processes may be left in the cgroup of a container whose first one ended.
+    let mut all = all;
     if !all && container.status()? == Status::Stopped {
-        return Err(Error::NotRunning);
+        // Without a pid namespace of its own, a container's other processes outlive its first.
+        let left = |processes: Vec<_>| !processes.is_empty();
+        all = signal == libc::SIGKILL && container.wall().processes(&container).is_ok_and(left);
+        if !all {
+            return Err(Error::NotRunning);
+        }
     }
     container.wall().signal(&container, signal, all)
 }
