@@ -237,6 +237,20 @@ fn signals_are_at_their_defaults(place: &Place) {
                 // SAFETY: sets a disposition, no handler.
                 unsafe { libc::signal(signal, libc::SIG_IGN) };
             }
+            // The C library's own two, which its posix_spawn leaves ignored and its signal() refuses.
+            let ignore: [usize; 4] = [libc::SIG_IGN, 0, 0, 0];
+            for signal in [32, 33] {
+                // SAFETY: a struct sigaction of the kernel, which is only read.
+                unsafe {
+                    libc::syscall(
+                        libc::SYS_rt_sigaction,
+                        signal,
+                        &ignore,
+                        std::ptr::null::<u8>(),
+                        8,
+                    )
+                };
+            }
             // SAFETY: a set on the stack, filled before it is used.
             unsafe {
                 let mut set = std::mem::zeroed();

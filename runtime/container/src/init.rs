@@ -377,12 +377,22 @@ fn word(channel: &Channel) -> Done<Word> {
 /// Sets every signal back to what it is for a fresh process, and blocks none: whoever started the
 /// runtime may have ignored some, and ignoring is inherited by exec.
 pub(crate) fn quiet_signals() {
-    for signal in 1..=64 {
-        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-            // SAFETY: the default action is no code of this program. The C library refuses the
-            // two numbers that it keeps for itself; those are not ignored by anyone.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
-        }
+    // As the kernel has it, not the C library: that keeps two real-time signals for itself, which it
+    // will not name, and which its own posix_spawn leaves ignored.
+    let default: [usize; 4] = [libc::SIG_DFL, 0, 0, 0];
+    let mask_size = size_of::<u64>();
+    for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        // SAFETY: `default` is a struct sigaction of the kernel (handler, flags, restorer, mask of
+        // eight bytes); the default action is no code of this program; nothing is written back.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &default,
+                std::ptr::null::<u8>(),
+                mask_size,
+            )
+        };
     }
     let none = nix::sys::signal::SigSet::empty();
     let _ = none.thread_set_mask();
