@@ -151,10 +151,12 @@ fn nothing_but_regular_files_is_opened() {
 }
 
 #[test]
-fn a_missing_name_may_be_remembered_for_a_while() {
-    let (_dir, mut c) = tree();
-    let entry = c.lookup(ROOT, "nothing").unwrap();
-    assert_eq!((entry.nodeid, entry.entry_valid), (0, 1));
+fn a_missing_name_is_not_remembered() {
+    let (dir, mut c) = tree();
+    assert_eq!(c.lookup(ROOT, "later").map(|e| e.nodeid), Err(libc::ENOENT));
+    fs::create_dir(dir.path().join("later")).unwrap();
+    assert_eq!(c.mkdir(ROOT, "later", 0o755).map(|e| e.nodeid), Err(libc::EEXIST));
+    assert_ne!(c.lookup(ROOT, "later").unwrap().nodeid, 0);
 }
 
 #[test]

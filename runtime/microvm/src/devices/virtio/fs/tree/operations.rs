@@ -14,9 +14,9 @@ use fuse_backend_rs::api::filesystem::{
 };
 use libc::{stat64, statvfs64};
 
+use super::super::identity;
 use super::super::inode::ROOT;
 use super::super::sys::{self, FdName};
-use super::super::{TIMEOUT, identity};
 use super::{OPEN_FLAGS, Tree, component, errno, offset, open_dir};
 
 /// The largest extended attribute (linux/limits.h, XATTR_SIZE_MAX) and list.
@@ -70,14 +70,10 @@ impl FileSystem for Tree {
 
     fn lookup(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         let parent = self.inodes.get(parent)?;
-        match self.look_up(&parent, component(name)?) {
-            Ok((entry, _)) => Ok(entry),
-            // An entry without a node: the guest may remember that, too.
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
-                Ok(Entry { entry_timeout: TIMEOUT, ..Entry::default() })
-            }
-            Err(e) => Err(e),
-        }
+        // A missing name is an error and not an entry without a node, which the guest would
+        // remember: made by somebody else meanwhile, it would be there for mkdir (EEXIST) and
+        // missing for open.
+        self.look_up(&parent, component(name)?).map(|(entry, _)| entry)
     }
 
     fn forget(&self, _: &Context, inode: u64, count: u64) {
