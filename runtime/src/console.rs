@@ -249,7 +249,7 @@ fn set_nonblocking(fd: RawFd) -> Result<()> {
     }
 }
 
-/// A terminal in raw mode; dropped, it is as before.
+/// A terminal in raw mode but for its output; dropped, it is as before.
 struct Raw {
     fd: RawFd,
     before: libc::termios,
@@ -266,6 +266,8 @@ impl Raw {
             let before = before.assume_init();
             let mut raw = before;
             libc::cfmakeraw(&mut raw);
+            // What comes has newlines alone: the returns are this terminal's to add.
+            raw.c_oflag |= before.c_oflag & libc::OPOST;
             libc::tcsetattr(fd, libc::TCSANOW, &raw);
             Some(Raw { fd, before })
         }

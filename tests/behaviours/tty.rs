@@ -10,6 +10,7 @@ subject! {
         resize_is_seen, interrupt_key_reaches_the_foreground, console_device_is_the_terminal,
         closing_the_terminal_hangs_up, exec_gets_a_terminal_of_its_own, exec_terminal_is_resized,
         foreground_run_uses_the_callers_terminal, foreground_terminal_is_put_back,
+        foreground_output_has_plain_newlines,
         terminal_without_a_socket_is_refused_when_detached, socket_without_a_terminal_is_refused,
         missing_console_socket_is_named, status_of_a_terminal_process_is_passed_on,
         a_long_path_to_the_socket_works;
@@ -197,6 +198,36 @@ fn foreground_terminal_is_put_back(place: &Place) {
     let after = modes(&inner);
     assert_ne!(after.3 & libc::ICANON, 0);
     assert_ne!(after.3 & libc::ECHO, 0);
+}
+
+/// The returns are added by a terminal at the far end, if there is one; what goes to a file is as
+/// the program wrote it.
+fn foreground_output_has_plain_newlines(place: &Place) {
+    let bundle = with_terminal(place).sh("echo one; echo two; test -t 1 && sleep 1000");
+    bundle.save();
+    let (_terminal, inner) = terminal::open();
+    let on_terminal = |args: &[&str]| {
+        let mut command = std::process::Command::new(&place.program);
+        command
+            .arg("--root")
+            .arg(place.root())
+            .args(args)
+            .stdin(inner.try_clone().expect("a copy"));
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+        command
+    };
+    let dir = tests::place::str(&bundle.dir);
+    let mut run = on_terminal(&["run", "--bundle", dir, &place.id]).spawn().expect("hull starts");
+    let mut output = run.stdout.take().expect("its output");
+    let mut seen = [0; 8];
+    std::io::Read::read_exact(&mut output, &mut seen).expect("two lines");
+    assert_eq!(seen, *b"one\ntwo\n");
+    let exec =
+        on_terminal(&["exec", "--tty", &place.id, "sh", "-c", "tty; echo a; echo b"]).output();
+    let said = String::from_utf8(exec.expect("hull runs").stdout).expect("text");
+    assert!(said.contains("/dev/") && said.ends_with("a\nb\n") && !said.contains('\r'), "{said:?}");
+    place.hull().args(["delete", "--force", &place.id]).run();
+    tests::eventually("run ends", || run.try_wait().expect("wait"));
 }
 
 fn terminal_without_a_socket_is_refused_when_detached(place: &Place) {

@@ -27,7 +27,7 @@ impl Streams {
             Ok(Rc::new(Endpoint::new(socket)))
         };
         let streams = match stdio {
-            Stdio::Terminal(_) => {
+            Stdio::Terminal { .. } => {
                 let terminal = Some(connect(0)?);
                 return Ok(Self { ends: None, pumps: Vec::new(), terminal });
             }

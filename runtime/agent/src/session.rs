@@ -169,6 +169,7 @@ impl Session {
             state_dir: Path::new(setup::RUN),
             cache_dir: None,
             console_socket: None,
+            plain_newlines: create.stdio.plain_newlines(),
             stdio: streams.ends(),
             preserve_fds: 0,
             no_pivot: false,
@@ -199,6 +200,7 @@ impl Session {
                 config: &container.config,
                 cache_dir: None,
                 console_socket: None,
+                plain_newlines: exec.stdio.plain_newlines(),
                 stdio: streams.ends(),
                 preserve_fds: 0,
                 cgroup: &exec.cgroup,
@@ -221,7 +223,7 @@ impl Session {
         let terminal = console.as_ref().map(OwnedFd::try_clone).transpose()?;
         let pumps = streams.attach(console)?;
         self.processes.insert(id, Process::new(id, pid, terminal, pumps));
-        if let Stdio::Terminal(Some(size)) = stdio {
+        if let Stdio::Terminal { size: Some(size), .. } = stdio {
             self.resize(id, size);
         }
         Ok(())

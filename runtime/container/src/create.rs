@@ -36,6 +36,8 @@ pub struct CreateRequest<'a> {
     pub cache_dir: Option<&'a Path>,
     /// Unix socket to which the terminal's master is sent.
     pub console_socket: Option<&'a Path>,
+    /// The terminal's newlines come out without a carriage return, see [`crate::pty::plain_newlines`].
+    pub plain_newlines: bool,
     /// The container's stdin, stdout and stderr; `None`: the caller's. Not looked at with a terminal.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
     /// How many descriptors from 3 on the container's process keeps (beside those of `LISTEN_FDS`).
@@ -98,6 +100,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
             user_namespace,
             rootless,
             preserve_fds: kept_fds,
+            plain_newlines: request.plain_newlines,
             environment,
             exec: false,
         },

@@ -34,6 +34,8 @@ pub struct ExecRequest<'a> {
     pub cache_dir: Option<&'a Path>,
     /// Unix socket to which the terminal's master is sent.
     pub console_socket: Option<&'a Path>,
+    /// The terminal's newlines come out without a carriage return, see [`crate::pty::plain_newlines`].
+    pub plain_newlines: bool,
     /// stdin, stdout and stderr; `None`: the caller's.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
     /// How many descriptors from 3 on are kept.
@@ -81,6 +83,7 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
             user_namespace,
             rootless: record.rootless,
             preserve_fds: kept_fds,
+            plain_newlines: request.plain_newlines,
             environment,
             exec: true,
         },
@@ -336,8 +339,8 @@ impl Joiner<'_> {
             .trying(|| "open the container's root")?;
         let root = Root::new(root);
         match (self.process.terminal, self.stdio) {
-            (Some(size), _) => {
-                let (master, slave) = stdio::open_terminal(&root, size)?;
+            (Some(modes), _) => {
+                let (master, slave) = stdio::open_terminal(&root, modes)?;
                 channel
                     .send(Tag::Console, &[], &[master.as_fd()])
                     .trying(|| "pass the terminal on")?;

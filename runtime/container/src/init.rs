@@ -264,7 +264,7 @@ impl Init<'_> {
         let late = std::mem::take(&mut context.late_read_only);
         self.devices.apply(&root, self.user_namespace)?;
         let terminal = match self.process.terminal {
-            Some(size) => Some(self.make_terminal(&root, size, &steps, channel)?),
+            Some(modes) => Some(self.make_terminal(&root, modes, &steps, channel)?),
             None => None,
         };
         let directory = clean(Path::new(&*self.process.program.directory().to_string_lossy()));
@@ -281,11 +281,11 @@ impl Init<'_> {
     fn make_terminal(
         &self,
         root: &Root,
-        size: crate::pty::Size,
+        modes: crate::pty::Modes,
         steps: &[Step],
         channel: &Channel,
     ) -> Done<OwnedFd> {
-        let (master, slave) = stdio::open_terminal(root, size)?;
+        let (master, slave) = stdio::open_terminal(root, modes)?;
         let bound = steps.iter().any(|step| {
             step.destination == Path::new("/dev/console")
                 || (step.destination == Path::new("/dev")

@@ -20,6 +20,29 @@ pub struct Size {
     pub columns: u16,
 }
 
+/// What a terminal begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Modes {
+    /// Its size; zeros: the kernel's.
+    pub(crate) size: Size,
+    /// As [`plain_newlines`].
+    pub(crate) plain_newlines: bool,
+}
+
+/// Lets a newline that is printed come out as it is, without a carriage return (ONLCR): whoever
+/// relays the output to a terminal of his own has one that adds it.
+pub fn plain_newlines(terminal: impl AsFd) -> Result<()> {
+    without_returns(terminal.as_fd())
+        .map_err(|error| Error::sys("set", "the terminal's modes", error))
+}
+
+pub(crate) fn without_returns(terminal: BorrowedFd<'_>) -> sys::Result<()> {
+    use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
+    let mut modes = tcgetattr(terminal)?;
+    modes.output_flags.remove(OutputFlags::ONLCR);
+    tcsetattr(terminal, SetArg::TCSANOW, &modes)
+}
+
 /// Reads a terminal's size.
 pub fn size(terminal: impl AsFd) -> Result<Size> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };

@@ -94,7 +94,7 @@ fn spawn(request: &CreateRequest<'_>) -> crate::Result<Made> {
     program.arg0("hull").args([MONITOR, request.id]).arg(request.state_dir).env_clear();
     let mut console = None;
     if terminal {
-        let (master, slave) = open_terminal()?;
+        let (master, slave) = open_terminal(request.console_socket.is_none())?;
         let again = || slave.try_clone().map(Stdio::from).map_err(Error::system("duplicate a tty"));
         program.stdin(again()?).stdout(again()?).stderr(again()?);
         console = Some(master);
@@ -142,11 +142,15 @@ fn leave_only(socket: RawFd, state: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// A terminal that passes everything through: the line discipline is the guest's.
-pub(super) fn open_terminal() -> crate::Result<(OwnedFd, OwnedFd)> {
+/// A terminal that passes everything through: the line discipline is the guest's, which is told of
+/// the one mode that goes on to mean something (`streams::terminal_of`).
+pub(super) fn open_terminal(plain_newlines: bool) -> crate::Result<(OwnedFd, OwnedFd)> {
     let (master, slave) = pty::open()?;
     let mut modes = nix::sys::termios::tcgetattr(&slave).map_err(Error::system("tcgetattr"))?;
     nix::sys::termios::cfmakeraw(&mut modes);
+    if plain_newlines {
+        modes.output_flags.remove(nix::sys::termios::OutputFlags::ONLCR);
+    }
     nix::sys::termios::tcsetattr(&slave, nix::sys::termios::SetArg::TCSANOW, &modes)
         .map_err(Error::system("tcsetattr"))?;
     Ok((master, slave))

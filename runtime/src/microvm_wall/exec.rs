@@ -14,7 +14,7 @@ use hull_agent::link::{Decoder, MAX_REPORT, Stdio, frame};
 use hull_agent::pump;
 
 use super::create::open_terminal;
-use super::monitor::{Came, Signals, kind, window_size};
+use super::monitor::{Came, Signals, kind, terminal_of, window_size};
 use super::protocol::{self, Command, Outcome};
 use super::{Error, plan};
 use crate::wall::{Container, Exec, ExecRequest};
@@ -31,7 +31,7 @@ pub fn exec(container: &Container, request: &ExecRequest<'_>) -> crate::Result<E
     let stream = protocol::connect(&container.state_dir)?;
     let (stdio, descriptors, console) = streams(request)?;
     let terminal = match stdio {
-        Stdio::Terminal(_) => descriptors.first().map(OwnedFd::try_clone).transpose(),
+        Stdio::Terminal { .. } => descriptors.first().map(OwnedFd::try_clone).transpose(),
         Stdio::Streams(_) => Ok(None),
     };
     let terminal = terminal.map_err(Error::system("duplicate a terminal"))?;
@@ -68,12 +68,12 @@ pub fn exec(container: &Container, request: &ExecRequest<'_>) -> crate::Result<E
 /// The descriptors to hand over, what they are, and the terminal's master.
 fn streams(request: &ExecRequest<'_>) -> crate::Result<(Stdio, Vec<OwnedFd>, Option<OwnedFd>)> {
     if request.process.terminal().unwrap_or(false) {
-        let (master, slave) = open_terminal()?;
+        let (master, slave) = open_terminal(request.console_socket.is_none())?;
         if let Some(size) = request.process.console_size() {
             let size = pty::Size { rows: size.height() as u16, columns: size.width() as u16 };
             pty::resize(&master, size)?;
         }
-        let stdio = Stdio::Terminal(window_size(&slave));
+        let stdio = terminal_of(&slave);
         return Ok((stdio, vec![slave], Some(master)));
     }
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());

@@ -95,9 +95,21 @@ pub enum Ask {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stdio {
     /// A terminal in the guest, carried by one connection both ways (stream 0).
-    Terminal(Option<WindowSize>),
+    Terminal {
+        /// Its size, where it has one.
+        size: Option<WindowSize>,
+        /// Its newlines come out without a carriage return.
+        plain_newlines: bool,
+    },
     /// stdin, stdout, stderr, each for itself.
     Streams([Stream; 3]),
+}
+
+impl Stdio {
+    /// Whether it is a terminal whose newlines come out without a carriage return.
+    pub fn plain_newlines(self) -> bool {
+        matches!(self, Stdio::Terminal { plain_newlines: true, .. })
+    }
 }
 
 /// Where one standard stream leads.

@@ -228,6 +228,8 @@ impl Progress<'_> {
                         reason: error.to_string(),
                     }),
                     None => {
+                        // What was saved may have had a console socket. No reason to fail.
+                        let _ = pty::plain_newlines(&master);
                         self.console = Some(master);
                         Ok(())
                     }

@@ -44,7 +44,7 @@ pub(crate) struct Plan {
     labels: Labels,
     pub(crate) filter: Option<Filter>,
     /// The program has a terminal.
-    pub(crate) terminal: Option<crate::pty::Size>,
+    pub(crate) terminal: Option<crate::pty::Modes>,
     /// Descriptors from 3 on that the program keeps.
     pub(crate) kept_fds: u32,
     /// CPUs before and after the move into the container's cgroup (`exec` only).
@@ -68,6 +68,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) user_namespace: bool,
     pub(crate) rootless: bool,
     pub(crate) preserve_fds: u32,
+    /// A terminal's newlines come out without a carriage return.
+    pub(crate) plain_newlines: bool,
     /// Additions to the environment.
     pub(crate) environment: Vec<String>,
     /// For `exec`: CPU affinity is honoured.
@@ -113,10 +115,11 @@ impl Plan {
         let linux = around.linux;
         let terminal = process.terminal().unwrap_or(false).then(|| {
             let size = process.console_size().unwrap_or_default();
-            crate::pty::Size {
+            let size = crate::pty::Size {
                 rows: size.height().min(u16::MAX.into()) as u16,
                 columns: size.width().min(u16::MAX.into()) as u16,
-            }
+            };
+            crate::pty::Modes { size, plain_newlines: around.plain_newlines }
         });
         Ok(Plan {
             program: Program::plan(process, around.environment)?,

@@ -63,7 +63,7 @@ pub(crate) fn own_null(root: &Root) -> Done<()> {
 }
 
 /// A terminal of the container's own devpts: its master, and the slave.
-pub(crate) fn open_terminal(root: &Root, size: pty::Size) -> Done<(OwnedFd, OwnedFd)> {
+pub(crate) fn open_terminal(root: &Root, modes: pty::Modes) -> Done<(OwnedFd, OwnedFd)> {
     let flags = libc::O_RDWR | libc::O_NOCTTY;
     let master = match root.open(c"/dev/pts/ptmx", flags) {
         // No devpts in the container: the caller's.
@@ -72,8 +72,12 @@ pub(crate) fn open_terminal(root: &Root, size: pty::Size) -> Done<(OwnedFd, Owne
     }
     .trying(|| "process.terminal: open ptmx")?;
     let slave = pty::slave(master.as_fd()).trying(|| "process.terminal: open the slave")?;
+    let size = modes.size;
     if size.rows != 0 || size.columns != 0 {
         pty::set_size(slave.as_fd(), size).trying(|| "process.consoleSize")?;
+    }
+    if modes.plain_newlines {
+        pty::without_returns(slave.as_fd()).trying(|| "process.terminal: set its modes")?;
     }
     Ok((master, slave))
 }

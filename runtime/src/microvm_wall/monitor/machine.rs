@@ -12,7 +12,7 @@ use microvm::{Config, Devices, Handle, InitrdPart, Listener, Loading, Vm, device
 use super::boot::{Failure, Phase};
 use super::place::Place;
 use super::signals::Signals;
-use super::streams::{Streams, kind, window_size};
+use super::streams::{Streams, kind, terminal_of};
 use super::tell;
 use crate::microvm_wall::protocol::{Initrd, Launch, News};
 
@@ -195,7 +195,7 @@ fn own_streams(terminal: bool) -> Result<(Stdio, Streams, Option<OwnedFd>), Fail
     // SAFETY: TIOCSCTTY takes an integer.
     unsafe { libc::ioctl(taken[0].as_raw_fd(), libc::TIOCSCTTY, 0) };
     let ours = taken[0].try_clone().map_err(failed)?;
-    let stdio = Stdio::Terminal(window_size(&ours));
+    let stdio = terminal_of(&ours);
     Ok((stdio, Streams::new(stdio, taken), Some(ours)))
 }
 

@@ -22,7 +22,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 pub use signals::{Came, Signals};
-pub use streams::{kind, window_size};
+pub use streams::{kind, terminal_of, window_size};
 
 use hull_agent::link::{FrameError, MAX_FRAME, frame};
 

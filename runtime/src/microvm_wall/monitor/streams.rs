@@ -34,7 +34,7 @@ impl Streams {
     pub fn new(stdio: Stdio, descriptors: Vec<OwnedFd>) -> Self {
         let mut local = [None, None, None];
         let wanted = match stdio {
-            Stdio::Terminal(_) => [true, false, false],
+            Stdio::Terminal { .. } => [true, false, false],
             Stdio::Streams(streams) => streams.map(|stream| stream == Stream::Host),
         };
         for ((place, wanted), fd) in local.iter_mut().zip(wanted).zip(descriptors) {
@@ -42,12 +42,12 @@ impl Streams {
             *place = wanted.then(|| Rc::new(Endpoint::new(fd)));
         }
         let speaker: &Option<Rc<Endpoint>> = match stdio {
-            Stdio::Terminal(_) => &local[0],
+            Stdio::Terminal { .. } => &local[0],
             Stdio::Streams(_) => &local[2],
         };
         let voice = speaker.as_ref().map(Rc::downgrade).unwrap_or_default();
         let size = match stdio {
-            Stdio::Terminal(size) => size,
+            Stdio::Terminal { size, .. } => size,
             Stdio::Streams(_) => None,
         };
         Self { stdio, local, pumps: Vec::new(), slots: Vec::new(), status: None, voice, size }
@@ -56,7 +56,7 @@ impl Streams {
     /// How many descriptors go with these streams.
     pub fn count(stdio: Stdio) -> usize {
         match stdio {
-            Stdio::Terminal(_) => 1,
+            Stdio::Terminal { .. } => 1,
             Stdio::Streams(_) => 3,
         }
     }
@@ -68,7 +68,7 @@ impl Streams {
         };
         let guest = Rc::new(Endpoint::new(connection.into()));
         match (self.stdio, stream) {
-            (Stdio::Terminal(_), _) => {
+            (Stdio::Terminal { .. }, _) => {
                 self.pumps.push((Way::Out, Pump::new(guest.clone(), local.clone())));
                 self.pumps.push((Way::In, Pump::new(local, guest)));
             }
@@ -81,7 +81,7 @@ impl Streams {
     pub fn ended(&mut self, status: ExitStatus) {
         self.status = Some(status);
         self.local[0] = match self.stdio {
-            Stdio::Terminal(_) => self.local[0].take(),
+            Stdio::Terminal { .. } => self.local[0].take(),
             Stdio::Streams(_) => None,
         };
         for (way, pump) in &mut self.pumps {
@@ -113,7 +113,7 @@ impl Streams {
     /// The terminal's size, if the guest does not know it yet. Asked before keys are passed on, so
     /// that they do not overtake a change that came before them.
     pub fn resized(&mut self) -> Option<WindowSize> {
-        if !matches!(self.stdio, Stdio::Terminal(_)) {
+        if !matches!(self.stdio, Stdio::Terminal { .. }) {
             return None;
         }
         let size = window_size(self.voice.upgrade()?.as_fd())?;
@@ -142,6 +142,17 @@ pub fn kind(fd: impl AsFd) -> Stream {
             Stream::Null
         }
         _ => Stream::Host,
+    }
+}
+
+/// What the guest is to know of a terminal: its size, and whether its newlines are to come out as
+/// they are. That mode changes nothing here, where nothing that is printed is changed.
+pub fn terminal_of(terminal: impl AsFd) -> Stdio {
+    let modes = nix::sys::termios::tcgetattr(&terminal);
+    let returns = nix::sys::termios::OutputFlags::ONLCR;
+    Stdio::Terminal {
+        size: window_size(&terminal),
+        plain_newlines: modes.is_ok_and(|modes| !modes.output_flags.contains(returns)),
     }
 }
 
