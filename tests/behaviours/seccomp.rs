@@ -11,7 +11,7 @@ subject! {
         allow_list_suffices_for_a_shell, default_profile_of_engines_loads, logging_lets_pass, trap_sends_sigsys,
         unknown_names_are_skipped, unknown_action_is_refused, unknown_operator_is_refused,
         several_architectures_are_taken, it_works_without_no_new_privileges, flags_are_taken,
-        unknown_architecture_is_refused, unknown_flag_is_refused, all_operators_work;
+        start_container_hooks_are_filtered, unknown_architecture_is_refused, unknown_flag_is_refused, all_operators_work;
     container: notification_reaches_the_listener, notify_without_a_listener_is_refused,
         missing_listener_is_named, errno_for_a_killing_rule_is_refused_or_ignored;
 }
@@ -54,6 +54,28 @@ fn errno_of_the_config_is_returned(place: &Place) {
         } else {
             output.complains(&["defaultErrnoRet"]);
         }
+    }
+}
+
+/// They are the image's programs. What hull itself needs to run them may be forbidden, too.
+fn start_container_hooks_are_filtered(place: &Place) {
+    for no_new_privileges in [true, false] {
+        let filter = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["getpriority", "pidfd_open"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]});
+        let script = format!(
+            "/bin/inside inside syscall {CALL} 0 0 >/mark; grep NoNewPrivs /proc/self/status >>/mark"
+        );
+        let bundle = with(place, filter)
+            .set("/process/noNewPrivileges", json!(no_new_privileges))
+            .set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 64}]))
+            .set(
+                "/hooks",
+                json!({"startContainer": [
+                    {"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 20}]}),
+            )
+            .sh("cat /mark");
+        let told = format!("error 38\nNoNewPrivs:\t{}", u8::from(no_new_privileges));
+        place.run(&bundle).exits(0).prints(&told);
     }
 }
 

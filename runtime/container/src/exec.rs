@@ -363,6 +363,7 @@ impl Joiner<'_> {
                 .trying(|| "pass the filter's listener on")?;
         }
         self.process.settle(channel.fd())?;
+        self.process.confine()?;
         self.process.launch().map(|never| match never {})
     }
 }

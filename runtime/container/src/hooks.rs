@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Which point of the life ("POSIX-platform Hooks" of the runtime specification).
@@ -98,6 +98,9 @@ pub enum Problem {
     },
 }
 
+/// How often a hook that cannot be watched is looked after, in milliseconds.
+const UNWATCHED: u8 = 5;
+
 /// Longest part of a hook's output that an error shows.
 const MAX_OUTPUT: usize = 4096;
 
@@ -139,7 +142,8 @@ fn one(hook: &Hook, state: &[u8]) -> Result<(), Problem> {
     let mut child = command.spawn().map_err(trying("start"))?;
     // Our copies of the writing ends are in there.
     drop(command);
-    let pidfd = sys::pidfd_open(child.id() as i32).map_err(|e| trying("watch")(e.into()))?;
+    // A filter of the container's may forbid it; and then it is looked after now and then.
+    let pidfd = sys::pidfd_open(child.id() as i32).ok();
     let mut conversation = Conversation {
         input: child.stdin.take().map(OwnedFd::from),
         left: state,
@@ -149,7 +153,8 @@ fn one(hook: &Hook, state: &[u8]) -> Result<(), Problem> {
     let deadline = hook
         .timeout()
         .map(|seconds| Instant::now() + Duration::from_secs(seconds.try_into().unwrap_or(0)));
-    let ended = conversation.hold(&pidfd, deadline).map_err(trying("wait for"))?;
+    let ended =
+        conversation.hold(&mut child, pidfd.as_ref(), deadline).map_err(trying("wait for"))?;
     if !ended {
         // SAFETY: sends a signal to the group that the hook leads and is not reaped from yet.
         unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
@@ -176,7 +181,12 @@ struct Conversation<'a> {
 impl Conversation<'_> {
     /// Feeds and listens until the hook ends; false when it did not in time. What a process that
     /// it left behind still writes is nobody's concern.
-    fn hold(&mut self, pidfd: &OwnedFd, deadline: Option<Instant>) -> io::Result<bool> {
+    fn hold(
+        &mut self,
+        child: &mut Child,
+        pidfd: Option<&OwnedFd>,
+        deadline: Option<Instant>,
+    ) -> io::Result<bool> {
         if let Some(input) = &self.input {
             nonblocking(input)?;
         }
@@ -194,7 +204,15 @@ impl Conversation<'_> {
                     PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
                 }
             };
-            let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            let timeout = match pidfd {
+                None if timeout.is_none() => PollTimeout::from(UNWATCHED),
+                None => timeout.min(PollTimeout::from(UNWATCHED)),
+                Some(_) => timeout,
+            };
+            let mut fds = Vec::with_capacity(3);
+            if let Some(pidfd) = pidfd {
+                fds.push(PollFd::new(pidfd.as_fd(), PollFlags::POLLIN));
+            }
             if listening {
                 fds.push(PollFd::new(self.output.as_fd(), PollFlags::POLLIN));
             }
@@ -205,7 +223,10 @@ impl Conversation<'_> {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            let ended = fds[0].any().unwrap_or(false);
+            let ended = match pidfd {
+                Some(_) => fds[0].any().unwrap_or(false),
+                None => child.try_wait()?.is_some(),
+            };
             self.feed();
             listening = listening && self.listen();
             if ended {

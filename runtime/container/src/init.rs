@@ -360,6 +360,8 @@ impl Init<'_> {
     /// Becomes the user's program. Returns only with a failure.
     fn run(&mut self, caller: &Channel) -> Done<()> {
         self.process.settle(caller.fd())?;
+        // Before the hooks: they are the image's programs, and held to what the image is.
+        self.process.confine()?;
         self.hook(HookKind::StartContainer)?;
         self.process.launch().map(|never| match never {})
     }

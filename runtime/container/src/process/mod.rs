@@ -233,8 +233,8 @@ impl Plan {
         self
     }
 
-    /// Gives up what the program does not have. Only [`Plan::launch`] is left to do then, which
-    /// may tell a failure to `caller`.
+    /// Gives up what the program does not have. Only [`Plan::confine`] and [`Plan::launch`] are left
+    /// then; the latter may tell a failure to `caller`.
     pub(crate) fn settle(&mut self, caller: BorrowedFd<'_>) -> Done<()> {
         self.capabilities.limit().trying(|| "process.capabilities.bounding")?;
         self.identity.assume()?;
@@ -282,9 +282,9 @@ impl Plan {
         }
     }
 
-    /// Installs the filter, gives up the last privileges and executes the program. Returns only
-    /// when that fails.
-    pub(crate) fn launch(&self) -> Done<std::convert::Infallible> {
+    /// Installs the filter and gives up the last privileges: what runs from here on is held to all
+    /// that the program is held to.
+    pub(crate) fn confine(&self) -> Done<()> {
         self.set_limits(0)?;
         if let Some(filter) = &self.filter {
             install(filter)?;
@@ -292,6 +292,11 @@ impl Plan {
                 self.capabilities.apply().trying(|| "process.capabilities")?;
             }
         }
+        Ok(())
+    }
+
+    /// Executes the program. Returns only when that fails.
+    pub(crate) fn launch(&self) -> Done<std::convert::Infallible> {
         self.program.execute(self.stub.as_ref())
     }
 }
