@@ -23,6 +23,7 @@ mod killed_create;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod notify;
 mod process;
 mod rootless;
 mod seccomp;
@@ -36,6 +37,7 @@ fn main() -> std::process::ExitCode {
         streams::LIST,
         tty::LIST,
         lifecycle::LIST,
+        notify::LIST,
         exec::LIST,
         mounts::LIST,
         namespaces::LIST,

@@ -142,7 +142,7 @@ impl Guard {
         self.notes().state.store(std::ptr::null_mut(), Ordering::Release);
     }
 
-    /// A directory is about to be made (`true`), or it was there before (`false`).
+    /// A directory (or a file) is about to be made (`true`), or it was there before (`false`).
     pub fn directory(&self, path: &Path, about_to: bool) {
         let notes = self.notes();
         let count = notes.count.load(Ordering::Acquire);
@@ -209,7 +209,9 @@ fn undo(notes: &Notes) {
         for slot in notes.made[..count].iter().rev() {
             let path = slot.load(Ordering::Acquire);
             // SAFETY: noted texts are kept until the guard is dropped, which it never was.
-            let removed = path.is_null() || unsafe { libc::rmdir(path) } == 0;
+            let removed = path.is_null()
+                || unsafe { libc::rmdir(path) } == 0
+                || (Errno::last() == Errno::ENOTDIR && unsafe { libc::unlink(path) } == 0);
             if removed {
                 slot.store(std::ptr::null_mut(), Ordering::Release);
             } else {

@@ -1,9 +1,10 @@
 //! `create` and the first half of `run`: from a bundle to a container that waits.
 
-use super::{Blocked, Context, Id, store, wall};
+use super::{Blocked, Context, Id, notify, store, wall};
 use crate::wall::{Container, CreateRequest, Created, RECORD_VERSION, Wall};
 use crate::{Error, Result};
-use config::{HullToml, Inputs};
+use config::{HullToml, Inputs, WallKind};
+use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,8 @@ pub struct Live {
     lock: store::Lock,
     store: store::Store,
     pid_file: Option<PathBuf>,
+    /// What tells a service manager that the container is ready.
+    notify: Option<notify::Socket>,
     blocked: Option<Blocked>,
     /// Dropped last: until then a kill of this process leaves nothing.
     guard: Option<container::Guard>,
@@ -45,7 +48,7 @@ pub struct Live {
 /// Makes a container. Signals are blocked from here until [`Live`] lets go of them, so that
 /// a TERM in the middle leaves nothing behind.
 pub fn create(context: &Context, id: &Id, options: &CreateOptions) -> Result<Live> {
-    make(context, id, options, |wall, request| wall.create(request))
+    make(context, id, options, notify::manager(), |wall, request| wall.create(request))
 }
 
 /// Makes a container that runs on from where it was saved.
@@ -55,20 +58,21 @@ pub fn restore(
     options: &CreateOptions,
     images: &container::criu::Options,
 ) -> Result<Live> {
-    make(context, id, options, |wall, request| wall.restore(request, images))
+    make(context, id, options, None, |wall, request| wall.restore(request, images))
 }
 
 fn make(
     context: &Context,
     id: &Id,
     options: &CreateOptions,
+    manager: Option<OsString>,
     by: impl FnOnce(&dyn Wall, &CreateRequest<'_>) -> Result<Box<dyn Created>>,
 ) -> Result<Live> {
     let pid_file = options.pid_file.as_deref().map(absolute).transpose()?;
     let console_socket = options.console_socket.as_deref().map(absolute).transpose()?;
     let file = hull_toml(context)?;
     let bundle = enter_bundle(options.bundle.as_deref())?;
-    let (config, text) = oci::load_with_text(Path::new("config.json"))?;
+    let (mut config, text) = oci::load_with_text(Path::new("config.json"))?;
     check_terminal(&config, options)?;
     let decision = config::decide(&Inputs {
         flags: &context.flags,
@@ -83,6 +87,17 @@ fn make(
     let claim = context.store.claim(id, Some(&guard))?;
     claim.save_config(&text)?;
     drop(text);
+    let mut notify = None;
+    if let Some(manager) = manager {
+        if decision.wall == WallKind::Microvm {
+            tracing::warn!("NOTIFY_SOCKET is not passed on: a guest cannot connect to the host's");
+        } else {
+            notify::prepare(&mut config.spec, claim.path(), Some(&guard))?;
+            if options.foreground {
+                notify = notify::Socket::bind(claim.path(), manager, Some(&guard))?;
+            }
+        }
+    }
     let request = CreateRequest {
         id: id.as_str(),
         config: &config,
@@ -117,6 +132,7 @@ fn make(
         lock,
         store: context.store.clone(),
         pid_file,
+        notify,
         blocked: Some(blocked),
         guard: Some(guard),
     };
@@ -150,12 +166,20 @@ impl Live {
         self.container.run_poststart()
     }
 
-    /// Lets the container live on without us.
+    /// Lets the container live on without us, once it is ready if a service manager asks for that.
     pub fn detach(mut self) {
         if let Some(created) = self.created.take() {
             created.keep();
         }
         self.guard = None;
+        let (notify, pid) = (self.notify.take(), self.container.record.pid());
+        // Its lock and our signals are others' again.
+        drop(self);
+        if let Some(Err(error)) =
+            notify.map(|notify| notify.forward(notify::watch(pid), pid as u32))
+        {
+            tracing::warn!("{error}");
+        }
     }
 
     /// Waits for the container's end, forwarding signals and relaying the terminal; with
@@ -166,7 +190,16 @@ impl Live {
         }
         self.guard = None;
         self.lock.release();
-        let outcome = super::wait(self.container.record.pid(), console);
+        let pid = self.container.record.pid();
+        // It is this process that the manager has to watch: it passes signals on.
+        let notifying = self.notify.take().map(|notify| {
+            let process = notify::watch(pid);
+            std::thread::spawn(move || notify.forward(process, std::process::id()))
+        });
+        let outcome = super::wait(pid, console);
+        if let Some(Ok(Err(error))) = notifying.map(std::thread::JoinHandle::join) {
+            tracing::warn!("{error}");
+        }
         if !keep && self.lock.retake()? {
             self.container.wall().delete(&self.container, true)?;
             super::forget(&self.store, &self.container)?;

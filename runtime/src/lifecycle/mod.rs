@@ -5,6 +5,7 @@
 
 mod create;
 mod id;
+mod notify;
 mod signals;
 mod store;
 mod time;
@@ -103,15 +104,26 @@ impl Container {
 
 /// Runs the program of a created container.
 pub fn start(context: &Context, id: &Id) -> Result<()> {
-    let (_lock, container) = context.store.lock(id)?;
+    let (lock, container) = context.store.lock(id)?;
     match container.status()? {
         Status::Created => {}
         Status::Stopped => return Err(Error::StartStopped),
         Status::Running => return Err(Error::StartRunning),
         status => return Err(Error::StartWrong(status)),
     }
+    let notify = match notify::manager() {
+        Some(manager) => notify::Socket::bind(&container.state_dir, manager, None)?,
+        None => None,
+    };
+    let pid = container.record.pid();
+    let notify = notify.map(|socket| (socket, notify::watch(pid)));
     container.wall().start(&container)?;
-    container.run_poststart()
+    container.run_poststart()?;
+    drop(lock);
+    match notify {
+        Some((socket, process)) => socket.forward(process, pid as u32),
+        None => Ok(()),
+    }
 }
 
 /// Sends a signal.
