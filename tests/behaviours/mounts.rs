@@ -21,7 +21,8 @@ subject! {
     container: propagation_is_set, root_propagation_is_set, private_mount_stays_inside, shared_mount_comes_out,
         slave_mount_comes_in, recursive_read_only_reaches_submounts, idmapped_bind_maps_owners,
         cgroups_are_mounted, unneeded_mount_of_the_host_is_gone, device_mode_and_owner_are_set, no_pivot_works,
-        remount_of_a_bind_keeps_locked_flags;
+        remount_of_a_bind_keeps_locked_flags, source_in_an_earlier_mount_is_found,
+        destination_may_be_given_as_seen_outside;
 }
 
 fn default_devices_are_there(place: &Place) {
@@ -543,4 +544,49 @@ fn remount_of_a_bind_keeps_locked_flags(place: &Place) {
     let output = place.run(&bundle.sh("grep ' /mnt ' /proc/mounts"));
     unmount(place);
     output.ok().says("ro,").says("nosuid").says("nodev").says("noexec");
+}
+
+/// Mounts are made in their order: a source in the rootfs is what the earlier ones left there.
+fn source_in_an_earlier_mount_is_found(place: &Place) {
+    let source = place.new_dir("source");
+    fs::create_dir_all(source.join("deep")).expect("a directory");
+    fs::write(source.join("deep/f"), "from deep").expect("a file");
+    let other = place.new_dir("other");
+    fs::write(other.join("g"), "from other").expect("a file");
+    let id_map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    for (user, mapped) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut bundle = place.bundle();
+        if user {
+            bundle = bundle.user_namespace();
+        }
+        let mut options = vec!["rbind"];
+        options.extend(mapped.then_some("idmap"));
+        let rootfs = bundle.rootfs();
+        let again = |from: &str, to: &str| {
+            let mut mount = json!({"destination": to, "type": "bind", "source": rootfs.join(from),
+                "options": options});
+            if mapped && !user {
+                mount["uidMappings"] = id_map.clone();
+                mount["gidMappings"] = id_map.clone();
+            }
+            mount
+        };
+        let (tree, part) = (again("mnt", "/tree"), again("mnt/deep", "/part"));
+        let bundle = bundle
+            .bind(&source, "/mnt", &["rbind"])
+            .bind(&other, "/mnt/deep/", &["rbind"])
+            .push("/mounts", tree)
+            .push("/mounts", part)
+            .sh("cat /tree/deep/g /part/g; ls /tree/deep");
+        let output = place.run(&bundle);
+        assert_eq!(output.ok().stdout, "from otherfrom otherg\n", "user {user}, idmap {mapped}");
+    }
+}
+
+fn destination_may_be_given_as_seen_outside(place: &Place) {
+    let source = place.new_file("f", "here");
+    let bundle = place.bundle();
+    let destination = bundle.rootfs().join("mnt/f");
+    let bundle = bundle.bind(&source, str(&destination), &["bind"]).sh("cat /mnt/f");
+    place.run(&bundle).ok().prints("here");
 }

@@ -12,7 +12,7 @@ use crate::rootfs::{self, Propagation, Switch};
 use crate::seccomp;
 use crate::sync::{Channel, Tag};
 use crate::sys::{self, CloneOptions, Cloned};
-use crate::talk::{Child, HostWork, Talk};
+use crate::talk::{Child, HostWork, Making, Talk};
 use crate::userns::Mappings;
 use crate::{Error, Guard, Record, Result, Rootless};
 use crate::{devices, lifecycle, pty, rdt, sysctl};
@@ -234,7 +234,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         console: None,
         process: &init.process,
         state: &state,
-        making: Some((mappings, host)),
+        making: Some(Making { mappings, host, steps: &init.steps, idmaps: &init.sources.idmaps }),
     };
     let outcome = talk.until_ready();
     let Talk { channel, child, console: master, .. } = talk;
@@ -373,7 +373,7 @@ fn open_early(
     let trees = steps
         .iter()
         .map(|step| match step.kind {
-            StepKind::Bind { .. } => open(open_source(step, idmaps, cut)),
+            StepKind::Bind { inside: None, .. } => open(open_source(step, idmaps, cut)),
             _ => Ok(None),
         })
         .collect::<Result<_>>()?;

@@ -249,6 +249,13 @@ impl Init<'_> {
             Root::new(fd)
         };
         let steps = std::mem::take(&mut self.steps);
+        let by_parent = |step: &Step, tree: BorrowedFd<'_>| {
+            let index = i32::try_from(step.index).unwrap_or(-1);
+            channel
+                .send(Tag::Source, &index.to_le_bytes(), &[tree])
+                .trying(|| "speak to the creator")?;
+            answer(channel).map(drop)
+        };
         let mut context = Context {
             root: &root,
             sources: &mut self.sources,
@@ -256,6 +263,7 @@ impl Init<'_> {
             cgroup_namespace: self.namespaces.has(Kind::Cgroup),
             label: self.mount_label.as_deref(),
             user_namespace: self.user_namespace,
+            by_parent: &by_parent,
             late_read_only: Vec::new(),
         };
         for step in &steps {

@@ -33,6 +33,8 @@ pub(crate) enum Tag {
     Cgroup = b'c',
     /// Child: the hooks of the host may run.
     Hooks = b'h',
+    /// Child: here is the source of a mount (the body is its index): needs its options set.
+    Source = b'o',
     /// Child: here is the terminal's master.
     Console = b't',
     /// Child: here is the listener of its filter.
@@ -55,8 +57,8 @@ impl Tag {
     fn from(byte: u8) -> Option<Tag> {
         use Tag::*;
         [
-            Pid, Mapping, Limits, Cgroup, Hooks, Console, Listener, Ready, Failed, Exec, Go, Start,
-            Keep,
+            Pid, Mapping, Limits, Cgroup, Hooks, Source, Console, Listener, Ready, Failed, Exec,
+            Go, Start, Keep,
         ]
         .into_iter()
         .find(|tag| *tag as u8 == byte)

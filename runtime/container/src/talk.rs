@@ -2,6 +2,9 @@
 
 use crate::error::Failure;
 use crate::hooks::{self, Kind as HookKind};
+use crate::mounts::apply::set_options;
+use crate::mounts::idmap::IdMaps;
+use crate::mounts::plan::Step;
 use crate::sync::{Channel, Message, Tag};
 use crate::userns::Mappings;
 use crate::{Error, Result};
@@ -94,6 +97,26 @@ impl HostWork<'_> {
     }
 }
 
+/// What only a container that is being made asks for.
+pub(crate) struct Making<'a> {
+    pub(crate) mappings: Mappings,
+    pub(crate) host: HostWork<'a>,
+    pub(crate) steps: &'a [Step],
+    pub(crate) idmaps: &'a IdMaps,
+}
+
+impl Making<'_> {
+    /// Sets the options of a source that the child may not map the ids of.
+    fn set_options(&self, message: &Message) -> Result<()> {
+        let index = usize::try_from(message.number()).ok();
+        let step = index.and_then(|index| self.steps.get(index));
+        match step.zip(message.fds.first()) {
+            Some((step, tree)) => set_options(step, tree.as_fd(), self.idmaps).map_err(Error::Init),
+            None => Err(Error::Init(Failure::plain("there is no such mount"))),
+        }
+    }
+}
+
 /// The parent's side of the talk with the child.
 pub(crate) struct Talk<'a> {
     pub(crate) channel: Channel,
@@ -102,8 +125,8 @@ pub(crate) struct Talk<'a> {
     pub(crate) console: Option<OwnedFd>,
     pub(crate) process: &'a process::Plan,
     pub(crate) state: &'a oci::State,
-    /// What only a container that is being made asks for.
-    pub(crate) making: Option<(Mappings, HostWork<'a>)>,
+    /// Not for `exec`.
+    pub(crate) making: Option<Making<'a>>,
 }
 
 impl Talk<'_> {
@@ -164,13 +187,17 @@ impl Talk<'_> {
                 let _ = sys::wait(between.pid);
                 Ok(Some(Vec::new()))
             }
-            (Tag::Mapping, Some((mappings, _))) => {
+            (Tag::Mapping, Some(making)) => {
                 self.process.set_oom_score(&pid.to_string()).map_err(Error::Init)?;
-                let may_set_groups = mappings.write(pid)?;
+                let may_set_groups = making.mappings.write(pid)?;
                 Ok(Some(vec![may_set_groups.into()]))
             }
-            (Tag::Hooks, Some((_, host))) => {
-                host.carry_out(pid, self.state)?;
+            (Tag::Hooks, Some(making)) => {
+                making.host.carry_out(pid, self.state)?;
+                Ok(Some(Vec::new()))
+            }
+            (Tag::Source, Some(making)) => {
+                making.set_options(&message)?;
                 Ok(Some(Vec::new()))
             }
             (Tag::Limits, _) => {

@@ -40,6 +40,8 @@ pub(crate) struct Context<'a> {
     pub(crate) label: Option<&'a str>,
     /// The container is in a user namespace that is not the caller's.
     pub(crate) user_namespace: bool,
+    /// Lets the parent set a source's options.
+    pub(crate) by_parent: &'a dyn Fn(&Step, BorrowedFd<'_>) -> Done<()>,
     /// Read-only file systems that something may still have to be made in (`/dev`, mount points).
     pub(crate) late_read_only: Vec<OwnedFd>,
 }
@@ -47,7 +49,7 @@ pub(crate) struct Context<'a> {
 /// Opens the source of a bind: a detached tree with its attributes and mappings set. `cut`: the
 /// propagation that it begins with, when it is taken from a mount namespace that it will leave.
 pub(crate) fn open_source(step: &Step, idmaps: &IdMaps, cut: Option<u64>) -> Done<OwnedFd> {
-    let Kind::Bind { source } = &step.kind else {
+    let Kind::Bind { source, .. } = &step.kind else {
         return Err(Failure::plain(format!("{}: not a bind", step.words())));
     };
     let path = c_path(source)?;
@@ -57,9 +59,14 @@ pub(crate) fn open_source(step: &Step, idmaps: &IdMaps, cut: Option<u64>) -> Don
         mnt::set_attributes(tree.as_fd(), true, &MountAttr { propagation, ..MountAttr::default() })
             .trying(|| format!("{}: cut it off", step.words()))?;
     }
-    finish(tree.as_fd(), &step.options, idmaps.of(step), step.maps_tree())
-        .trying(|| format!("{}: set its options", step.words()))?;
+    set_options(step, tree.as_fd(), idmaps)?;
     Ok(tree)
+}
+
+/// Sets attributes and mappings of a bind's source.
+pub(crate) fn set_options(step: &Step, tree: BorrowedFd<'_>, idmaps: &IdMaps) -> Done<()> {
+    finish(tree, &step.options, idmaps.of(step), step.maps_tree())
+        .trying(|| format!("{}: set its options", step.words()))
 }
 
 /// Makes one mount read-only.
@@ -112,9 +119,10 @@ impl Context<'_> {
 
     fn bind(&mut self, step: &Step) -> Done<()> {
         let early = self.sources.trees.get_mut(step.index).and_then(Option::take);
-        let tree = match early {
-            Some(tree) => tree,
-            None => open_source(step, &self.sources.idmaps, None)?,
+        let tree = match (early, &step.kind) {
+            (Some(tree), _) => tree,
+            (None, Kind::Bind { inside: Some(path), .. }) => self.open_inside(step, path)?,
+            (None, _) => open_source(step, &self.sources.idmaps, None)?,
         };
         let stat = sys::fstat(&tree).trying(|| step.words())?;
         let directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
@@ -130,6 +138,21 @@ impl Context<'_> {
         let make = if directory { Make::Directory } else { Make::File };
         let target = self.target(step, make)?;
         mnt::attach(tree.as_fd(), target.as_fd()).trying(|| step.words())
+    }
+
+    /// A source that is taken out of what was mounted in the root so far.
+    fn open_inside(&mut self, step: &Step, path: &Path) -> Done<OwnedFd> {
+        let place = self.root.open_path(path, libc::O_PATH);
+        let tree = place
+            .and_then(|place| mnt::clone_tree(place.as_fd(), c"", step.options.recursive))
+            .trying(|| format!("{}: open the source", step.words()))?;
+        if self.user_namespace && step.mappings.is_some() {
+            // Mapping ids takes privileges over the file system itself.
+            (self.by_parent)(step, tree.as_fd())?;
+        } else {
+            set_options(step, tree.as_fd(), &self.sources.idmaps)?;
+        }
+        Ok(tree)
     }
 
     /// The place that a step mounts on.

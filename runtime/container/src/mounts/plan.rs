@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 /// What a step makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A file or directory shown a second time.
-    Bind { source: PathBuf },
+    /// A file or directory shown a second time. `inside`: the same place seen from the container's
+    /// root, where earlier steps have changed what is to be seen there.
+    Bind { source: PathBuf, inside: Option<PathBuf> },
     /// A new file system.
     New { fstype: String, source: String },
     /// The container's cgroups.
@@ -55,13 +56,47 @@ pub(crate) fn allowed_inside_proc(destination: &Path) -> bool {
 /// Plans all mounts of a bundle.
 pub(crate) fn plan(spec: &Spec, bundle: &Path) -> Result<Vec<Step>> {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
-    mounts.iter().enumerate().map(|(index, mount)| step(index, mount, bundle)).collect()
+    let rootfs = spec.root().as_ref().map(|root| clean(&bundle.join(root.path())));
+    let rootfs = rootfs.filter(|rootfs| rootfs != Path::new("/"));
+    let mut steps: Vec<Step> = Vec::with_capacity(mounts.len());
+    for (index, mount) in mounts.iter().enumerate() {
+        let mut step = step(index, mount, bundle, rootfs.as_deref())?;
+        if let (Kind::Bind { source, inside }, Some(rootfs)) = (&mut step.kind, &rootfs) {
+            *inside = seen_inside(source, rootfs, &steps);
+        }
+        steps.push(step);
+    }
+    Ok(steps)
 }
 
-fn step(index: usize, mount: &oci::spec::Mount, bundle: &Path) -> Result<Step> {
+/// Where a source lies in the container's root, if mounts made there earlier are in it or it is in
+/// one of them. From outside they are not to be seen.
+fn seen_inside(source: &Path, rootfs: &Path, earlier: &[Step]) -> Option<PathBuf> {
+    let below = below(source, rootfs)?;
+    let met = |step: &Step| {
+        let place = &step.destination;
+        step.kind != Kind::Remount && (below.starts_with(place) || place.starts_with(&below))
+    };
+    earlier.iter().any(met).then_some(below)
+}
+
+/// A path of the host as one of the container, if it lies in the rootfs.
+fn below(path: &Path, rootfs: &Path) -> Option<PathBuf> {
+    // Most do not: without a copy, then.
+    path.starts_with(rootfs).then(|| clean(path))?.strip_prefix(rootfs).ok().map(clean)
+}
+
+fn step(
+    index: usize,
+    mount: &oci::spec::Mount,
+    bundle: &Path,
+    rootfs: Option<&Path>,
+) -> Result<Step> {
     let field = |name: &str| format!("mounts[{index}].{name}");
     let options = options::parse(mount.options().iter().flatten().map(String::as_str));
-    let destination = clean(mount.destination());
+    // Some write where it is on the host.
+    let outside = rootfs.and_then(|rootfs| below(mount.destination(), rootfs));
+    let destination = outside.unwrap_or_else(|| clean(mount.destination()));
     if destination == Path::new("/") {
         return Err(Error::value(field("destination"), "the root itself cannot be mounted over"));
     }
@@ -74,7 +109,7 @@ fn step(index: usize, mount: &oci::spec::Mount, bundle: &Path) -> Result<Step> {
     } else if options.bind || fstype == "bind" {
         let source =
             source.ok_or_else(|| Error::value(field("source"), "a bind mount needs one"))?;
-        Kind::Bind { source: bundle.join(source) }
+        Kind::Bind { source: bundle.join(source), inside: None }
     } else if fstype.is_empty() || fstype == "none" {
         return Err(Error::value(field("type"), "is missing, and the options do not say bind"));
     } else {
@@ -113,7 +148,7 @@ impl Step {
     pub(crate) fn words(&self) -> String {
         let destination = &self.destination;
         match &self.kind {
-            Kind::Bind { source } => {
+            Kind::Bind { source, .. } => {
                 format!("mounts[{}]: bind {source:?} to {destination:?}", self.index)
             }
             Kind::New { fstype, .. } => {
@@ -144,7 +179,29 @@ mod tests {
     fn a_relative_source_is_the_bundles() {
         let steps = steps(r#"[{"destination":"data","source":"d","options":["bind"]}]"#).unwrap();
         assert_eq!(steps[0].destination, Path::new("/data"));
-        assert_eq!(steps[0].kind, Kind::Bind { source: "/bundle/d".into() });
+        assert_eq!(steps[0].kind, Kind::Bind { source: "/bundle/d".into(), inside: None });
+    }
+
+    #[test]
+    fn a_source_among_earlier_mounts_is_seen_from_inside() {
+        let text = r#"{"ociVersion":"1.3.0","root":{"path":"rootfs"},"mounts":[
+            {"destination":"/e","source":"/bundle/rootfs/a","options":["bind"]},
+            {"destination":"/bundle/rootfs/a/b","source":"/x","options":["bind"]},
+            {"destination":"/c","source":"rootfs/a","options":["rbind"]},
+            {"destination":"/d","source":"/bundle/rootfs/./a/b/f","options":["bind"]},
+            {"destination":"/f","source":"/bundle/rootfs/a/z","options":["bind"]},
+            {"destination":"/g","source":"/bundle/rootfs/../a/b","options":["bind"]}]}"#;
+        let spec: Spec = serde_json::from_str(text).unwrap();
+        let steps = plan(&spec, Path::new("/bundle")).unwrap();
+        assert_eq!(steps[1].destination, Path::new("/a/b"));
+        let inside: Vec<_> = steps
+            .iter()
+            .map(|step| match &step.kind {
+                Kind::Bind { inside, .. } => inside.as_deref().and_then(Path::to_str),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(inside, [None, None, Some("/a"), Some("/a/b/f"), None, None]);
     }
 
     #[test]
