@@ -6,7 +6,8 @@ use tests::{Bundle, Container, Place, eventually, subject};
 
 subject! {
     container: it_goes_on_where_it_was_saved, it_may_run_on, memory_may_be_saved_before,
-        a_stopped_one_cannot_be_saved, images_must_be_there;
+        a_stopped_one_cannot_be_saved, images_must_be_there,
+        resctrl_is_needed_to_be_restored_into_a_group;
     microvm: a_microvm_cannot_be_saved_by_criu;
 }
 
@@ -109,6 +110,23 @@ fn images_must_be_there(place: &Place) {
     let call = place.hull().args(["restore", "--image-path"]).arg(place.path("nothing"));
     let call = call.arg("--bundle").arg(bundle.rootfs().parent().expect("a bundle"));
     call.arg(&place.id).run().complains(&["nothing: No such file or directory"]);
+}
+
+/// As for one that is made anew. Nothing is left of the try.
+fn resctrl_is_needed_to_be_restored_into_a_group(place: &Place) {
+    place.only_hull();
+    if Path::new("/sys/fs/resctrl/schemata").exists() {
+        place.cannot("resctrl is here");
+    }
+    let images = place.new_dir("images");
+    std::fs::write(images.join("descriptors.json"), r#"["/dev/null","/dev/null","/dev/null"]"#)
+        .expect("the names of the streams");
+    let group = serde_json::json!({"closID": "hull", "l3CacheSchema": "L3:0=f"});
+    let bundle = counter(place).set("/linux/intelRdt", group);
+    bundle.save();
+    let call = place.hull().args(["restore", "--image-path"]).arg(images);
+    let call = call.arg("--bundle").arg(&bundle.dir);
+    call.arg(&place.id).run().complains(&["linux.intelRdt: resctrl is not mounted"]);
 }
 
 fn a_microvm_cannot_be_saved_by_criu(place: &Place) {

@@ -49,6 +49,9 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The container's resctrl group cannot be made or joined.
+    #[error(transparent)]
+    Rdt(#[from] crate::rdt::Error),
     /// CRIU refused or failed.
     #[error("criu failed to {operation}{detail}")]
     Failed {

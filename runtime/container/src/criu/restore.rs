@@ -5,7 +5,7 @@ use super::swrk::{Setup, Swrk, failure, require};
 use super::{DESCRIPTORS, Error, Options, config_file, directory, external};
 use crate::cgroups::{self, Cgroup};
 use crate::path::{Make, Root};
-use crate::{Record, Rootless, hooks, lifecycle, pty, sys};
+use crate::{Record, Rootless, hooks, lifecycle, pty, rdt, sys};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use oci::spec::{LinuxNamespaceType as Kind, Spec};
 use std::fs::File;
@@ -43,11 +43,12 @@ pub struct RestoreRequest<'a> {
 }
 
 /// A restored, running container, whose first process is a child of the caller. Dropped without
-/// [`Restored::keep`], it is killed and its cgroup removed.
+/// [`Restored::keep`], it is killed, and its cgroup and its resctrl group are removed.
 #[derive(Debug)]
 pub struct Restored {
     record: Record,
     cgroup: Option<Cgroup>,
+    rdt: Option<rdt::Group>,
     console: Option<OwnedFd>,
 }
 
@@ -71,6 +72,9 @@ impl Restored {
     pub fn keep(mut self) -> Record {
         if let Some(cgroup) = self.cgroup.take() {
             self.record.cgroup = cgroup.keep();
+        }
+        if let Some(rdt) = self.rdt.take() {
+            self.record.rdt = Some(rdt.keep());
         }
         self.record.clone()
     }
@@ -107,6 +111,12 @@ pub fn restore(request: &RestoreRequest<'_>) -> Result<Restored, Error> {
     let rootfs =
         spec.root().as_ref().map(|root| request.bundle.join(root.path())).unwrap_or_default();
     let (namespaces, join_ns) = external::restored_namespaces(spec)?;
+    let rdt = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.intel_rdt().as_ref())
+        .map(|rdt| rdt::Group::create(rdt, request.id))
+        .transpose()?;
     let cgroup = make_cgroup(request, spec)?;
     prepare(spec, request.bundle, &rootfs)?;
     let root = RootMount::make(&rootfs, request.state_dir)?;
@@ -150,11 +160,11 @@ pub fn restore(request: &RestoreRequest<'_>) -> Result<Restored, Error> {
     opts.cg_root = cgroup_roots(swrk.pid())?;
     let log = options.log_directory().join(LOG);
     let asked = Request { kind: RESTORE, opts: Some(opts), ..Request::default() };
-    let mut progress = Progress { request, spec, pid: None, console: None };
+    let mut progress = Progress { request, spec, rdt: rdt.as_ref(), pid: None, console: None };
     let answer = swrk.ask("restore", &asked, |notice, fd| progress.notice(notice, fd));
     let Progress { pid, console, .. } = progress;
     // From here on the cgroup's guard alone would leave processes behind.
-    let mut restored = Restored { record: Record::default(), cgroup: Some(cgroup), console };
+    let mut restored = Restored { record: Record::default(), cgroup: Some(cgroup), rdt, console };
     restored.record.pid = pid.unwrap_or_default();
     let answer = answer.map_err(|error| match error {
         Error::Failed { .. } => failure("restore", None, &log),
@@ -178,6 +188,7 @@ pub fn restore(request: &RestoreRequest<'_>) -> Result<Restored, Error> {
             pid,
             start_time,
             cgroup: cgroup.record(),
+            rdt: restored.rdt.as_ref().map(rdt::Group::record),
             rootless,
             shared_pid: !external::has(spec, Kind::Pid),
             ..Record::default()
@@ -208,6 +219,7 @@ fn make_cgroup(request: &RestoreRequest<'_>, spec: &Spec) -> Result<Cgroup, Erro
 struct Progress<'a> {
     request: &'a RestoreRequest<'a>,
     spec: &'a Spec,
+    rdt: Option<&'a rdt::Group>,
     pid: Option<i32>,
     console: Option<OwnedFd>,
 }
@@ -215,7 +227,14 @@ struct Progress<'a> {
 impl Progress<'_> {
     fn notice(&mut self, notice: &Notice, fd: Option<OwnedFd>) -> Result<(), Error> {
         match notice.script.as_deref() {
-            Some("setup-namespaces") => self.run_hooks(notice.pid.unwrap_or_default()),
+            Some("setup-namespaces") => {
+                let pid = notice.pid.unwrap_or_default();
+                // All others and all threads are its descendants, and begin where it is.
+                if let Some(group) = self.rdt {
+                    group.join(pid)?;
+                }
+                self.run_hooks(pid)
+            }
             Some("post-restore") => {
                 self.pid = notice.pid;
                 Ok(())
