@@ -116,5 +116,5 @@ fn every_operation_survives_every_body() {
     // Still there, and nothing beside it was touched.
     assert!(dir.path().exists());
     c.tree.forget_all();
-    assert!(c.lookup(1, "nothing").is_ok());
+    assert_eq!(c.lookup(1, "nothing").map(|e| e.nodeid), Err(libc::ENOENT));
 }
