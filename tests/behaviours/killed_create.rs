@@ -1,6 +1,7 @@
 //! `create` killed at any moment leaves nothing that `delete --force` does not
 //! take away, and no process, mount or control group even without it.
 
+use serde_json::json;
 use std::fs;
 use std::time::{Duration, Instant};
 use tests::{Bundle, Call, Place, cgroup, leftovers, subject, wait::within};
@@ -8,7 +9,7 @@ use tests::{Bundle, Call, Place, cgroup, leftovers, subject, wait::within};
 subject! {
     both: killed_at_any_time_leaves_nothing, terminated_at_any_time_leaves_nothing, killed_run_can_be_deleted_by_force,
         id_is_free_after_a_killed_create, interrupted_by_its_console_leaves_nothing;
-    container: killed_at_any_system_call_leaves_nothing;
+    container: killed_at_any_system_call_leaves_nothing, cgroup_is_free_after_a_killed_create;
     microvm: killed_with_its_process_group_leaves_nothing, killed_caller_does_not_end_a_created_one;
 }
 
@@ -122,6 +123,22 @@ fn id_is_free_after_a_killed_create(place: &Place) {
         let _ = running.wait();
         place.call(&["delete", "--force", &place.id]).ok();
         place.run(&place.bundle().sh("exit 3")).exits(3);
+    }
+}
+
+fn cgroup_is_free_after_a_killed_create(place: &Place) {
+    let shared = |bundle: Bundle| {
+        bundle.set("/linux/cgroupsPath", json!(format!("/{}/one-for-all", place.id)))
+    };
+    for number in 0..24 {
+        let id = format!("{}-{number}", place.id);
+        let running = place.creating(&shared(bundle(place)), &id).spawn();
+        std::thread::sleep(Duration::from_millis(number));
+        // SAFETY: kill takes two integers; the child is not reaped yet.
+        unsafe { libc::kill(running.pid(), libc::SIGKILL) };
+        let _ = running.wait();
+        place.call(&["delete", "--force", &id]).ok();
+        place.run(&shared(place.bundle()).sh("exit 3")).exits(3);
     }
 }
 

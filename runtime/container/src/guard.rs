@@ -203,6 +203,18 @@ fn undo(notes: &Notes) {
         // SAFETY: takes integers only.
         unsafe { libc::kill(init, libc::SIGKILL) };
     }
+    // First the lock: until the rest is gone nobody is to get the id, or a `delete` would return
+    // before it, and the next container with the same cgroup would lose that to us.
+    let state = notes.state.load(Ordering::Acquire);
+    let locked = if state.is_null() {
+        None
+    } else {
+        let surely = notes.state_is_ours.load(Ordering::Acquire);
+        // SAFETY: noted texts are NUL-terminated and kept until the guard is dropped, which it
+        // never was.
+        let path = unsafe { CStr::from_ptr(state) };
+        lock(path, surely).map(|directory| (path, directory))
+    };
     let count = notes.count.load(Ordering::Acquire).min(MAX_NOTES);
     for _ in 0..TRIES {
         let mut left = false;
@@ -223,11 +235,8 @@ fn undo(notes: &Notes) {
         }
         pause();
     }
-    let state = notes.state.load(Ordering::Acquire);
-    if !state.is_null() {
-        let surely = notes.state_is_ours.load(Ordering::Acquire);
-        // SAFETY: as above, and NUL-terminated.
-        remove_flat(unsafe { CStr::from_ptr(state) }, surely);
+    if let Some((path, directory)) = locked {
+        remove_flat(path, &directory);
     }
 }
 
@@ -237,11 +246,11 @@ fn pause() {
     unsafe { libc::nanosleep(&raw const pause, std::ptr::null_mut()) };
 }
 
-/// Removes a directory and the files in it, without allocating. Unless it is `surely` the dead
-/// creator's, one that is somebody's is kept.
-fn remove_flat(path: &CStr, surely: bool) {
+/// Opens and locks a state directory. Unless it is `surely` the dead creator's, one that is
+/// somebody's is left alone.
+fn lock(path: &CStr, surely: bool) -> Option<OwnedFd> {
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    let Ok(directory) = sys::open(path, flags, 0) else { return };
+    let directory = sys::open(path, flags, 0).ok()?;
     let raw = directory.as_raw_fd();
     // SAFETY: takes integers and a NUL-terminated name.
     let somebodys = !surely
@@ -250,7 +259,7 @@ fn remove_flat(path: &CStr, surely: bool) {
                 || libc::flock(raw, libc::LOCK_EX | libc::LOCK_NB) != 0
         };
     if somebodys {
-        return;
+        return None;
     }
     // A process of the creator's that shares its lock may still be undoing what it made itself;
     // and whoever else got the lock may have removed the directory.
@@ -261,7 +270,12 @@ fn remove_flat(path: &CStr, surely: bool) {
         }
         pause();
     }
-    if sys::fstat(&directory).is_ok_and(|stat| stat.st_nlink == 0) {
+    Some(directory)
+}
+
+/// Removes a directory and the files in it, without allocating.
+fn remove_flat(path: &CStr, directory: &OwnedFd) {
+    if sys::fstat(directory).is_ok_and(|stat| stat.st_nlink == 0) {
         return;
     }
     #[repr(align(8))]
