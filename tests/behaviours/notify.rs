@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
-use tests::{Bundle, Place, eventually, holds_within, subject};
+use tests::{Bundle, Container, Place, Running, eventually, holds_within, subject};
 
 subject! {
     container: detached_run_waits_until_it_is_ready, start_waits_until_it_is_ready,
@@ -33,24 +33,34 @@ const SAYS: &str = "while ! test -e /go; do sleep 0.05; done
     /bin/inside inside notify 'READY=1'
     sleep 1000";
 
+/// A call waits while [`SAYS`] is not ready, tells the manager when it is, and ends well.
+fn waits_until_ready(
+    mut call: Running,
+    manager: &UnixDatagram,
+    bundle: &Bundle,
+    container: &Container,
+) {
+    assert!(!holds_within(Duration::from_millis(300), || !call.runs()), "it is not ready");
+    std::fs::write(bundle.rootfs().join("go"), "").expect("the word to go");
+    assert_eq!(hear(manager), "READY=1\n");
+    assert_eq!(hear(manager), format!("MAINPID={}\n", container.pid()));
+    assert_eq!(hear(manager), "BARRIER=1");
+    call.wait().ok();
+}
+
 fn detached_run_waits_until_it_is_ready(place: &Place) {
     let manager = manager(place);
     let bundle = bundle(place, SAYS);
-    let mut running = place
+    let running = place
         .running(&bundle)
         .arg("--detach")
         .env("NOTIFY_SOCKET", place.path("manager.sock"))
         .spawn();
-    let container = tests::Container::named(place, &place.id);
+    let container = Container::named(place, &place.id);
     eventually("it runs", || {
         place.call(&["state", &place.id]).stdout.contains("running").then_some(())
     });
-    assert!(!holds_within(Duration::from_millis(300), || !running.runs()), "it is not ready");
-    std::fs::write(bundle.rootfs().join("go"), "").expect("the word to go");
-    assert_eq!(hear(&manager), "READY=1\n");
-    assert_eq!(hear(&manager), format!("MAINPID={}\n", container.pid()));
-    assert_eq!(hear(&manager), "BARRIER=1");
-    running.wait().ok();
+    waits_until_ready(running, &manager, &bundle, &container);
     let env = container.sh("tr '\\0' '\\n' </proc/1/environ | grep NOTIFY; touch /run/notify/x");
     assert_eq!(env.stdout.trim(), "NOTIFY_SOCKET=/run/notify/notify.sock");
     assert!(env.stderr.contains("Read-only"), "{}", env.stderr);
@@ -61,15 +71,10 @@ fn start_waits_until_it_is_ready(place: &Place) {
     let bundle = bundle(place, SAYS);
     let path = place.path("manager.sock");
     place.creating(&bundle, &place.id).env("NOTIFY_SOCKET", &path).run().ok();
-    let container = tests::Container::named(place, &place.id);
-    let mut starting = container.command("start").env("NOTIFY_SOCKET", &path).spawn();
+    let container = Container::named(place, &place.id);
+    let starting = container.command("start").env("NOTIFY_SOCKET", &path).spawn();
     eventually("it runs", || (container.status() == "running").then_some(()));
-    assert!(!holds_within(Duration::from_millis(300), || !starting.runs()), "it is not ready");
-    std::fs::write(bundle.rootfs().join("go"), "").expect("the word to go");
-    assert_eq!(hear(&manager), "READY=1\n");
-    assert_eq!(hear(&manager), format!("MAINPID={}\n", container.pid()));
-    assert_eq!(hear(&manager), "BARRIER=1");
-    starting.wait().ok();
+    waits_until_ready(starting, &manager, &bundle, &container);
 }
 
 fn foreground_run_tells_while_it_waits(place: &Place) {
@@ -95,7 +100,7 @@ fn one_that_ends_is_not_waited_for(place: &Place) {
     let path = place.path("manager.sock");
     place.running(&bundle(place, "exit 3")).env("NOTIFY_SOCKET", &path).run().exits(3);
     place.running(&bundle(place, "exit 3")).arg("--detach").env("NOTIFY_SOCKET", &path).run().ok();
-    tests::Container::named(place, &place.id).becomes("stopped");
+    Container::named(place, &place.id).becomes("stopped");
 }
 
 fn last_words_are_passed_on(place: &Place) {
