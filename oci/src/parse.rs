@@ -184,8 +184,21 @@ fn drop_unknown_capabilities(sets: &mut serde_json::Value) -> Vec<String> {
     unknown
 }
 
+/// oci-spec spells two flags of `process.scheduler` unlike the specification.
+fn respell_flags(scheduler: Option<&mut serde_json::Value>) {
+    let flags = scheduler.and_then(|scheduler| scheduler.get_mut("flags"));
+    for flag in flags.and_then(|flags| flags.as_array_mut()).into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
+            _ => {}
+        }
+    }
+}
+
 /// The second try, for documents that the strict types refuse: engines written in Go
-/// leave out what is zero and write `null` for what is empty.
+/// leave out what is zero and write `null` for what is empty, and some names are spelled
+/// otherwise by the types.
 fn tolerant<T: serde::de::DeserializeOwned>(
     document: &'static str,
     text: &[u8],
@@ -205,6 +218,7 @@ fn tolerant<T: serde::de::DeserializeOwned>(
             user.entry("gid").or_insert(0.into());
         }
         process.entry("cwd").or_insert("".into());
+        respell_flags(process.get_mut("scheduler"));
         if let Some(sets) = process.get_mut("capabilities") {
             let unknown = drop_unknown_capabilities(sets);
             if !unknown.is_empty() {

@@ -151,3 +151,73 @@ fn unknown_capabilities_are_left_out() {
     let wrong = String::from_utf8_lossy(text).replace("\"CAP_NO_SUCH\"", "7");
     assert!(parse(wrong.as_bytes()).is_err());
 }
+
+/// The names that runtime-spec 1.3 gives to the values of its enumerations.
+#[test]
+fn every_name_of_the_specification_is_known() {
+    let lists = [
+        (
+            r#""process":{"args":["a"],"cwd":"/","scheduler":{"policy":"@"}}"#,
+            "SCHED_OTHER SCHED_FIFO SCHED_RR SCHED_BATCH SCHED_ISO SCHED_IDLE SCHED_DEADLINE",
+        ),
+        (
+            r#""process":{"args":["a"],"cwd":"/","scheduler":{"policy":"SCHED_OTHER","flags":["@"]}}"#,
+            "SCHED_FLAG_RESET_ON_FORK SCHED_FLAG_RECLAIM SCHED_FLAG_DL_OVERRUN
+             SCHED_FLAG_KEEP_POLICY SCHED_FLAG_KEEP_PARAMS SCHED_FLAG_UTIL_CLAMP_MIN
+             SCHED_FLAG_UTIL_CLAMP_MAX",
+        ),
+        (
+            r#""process":{"args":["a"],"cwd":"/","ioPriority":{"class":"@","priority":0}}"#,
+            "IOPRIO_CLASS_RT IOPRIO_CLASS_BE IOPRIO_CLASS_IDLE",
+        ),
+        (
+            r#""linux":{"namespaces":[{"type":"@"}]}"#,
+            "pid network mount ipc uts user cgroup time",
+        ),
+        (r#""linux":{"personality":{"domain":"@"}}"#, "LINUX LINUX32"),
+        (
+            r#""linux":{"memoryPolicy":{"mode":"@","nodes":"0"}}"#,
+            "MPOL_DEFAULT MPOL_BIND MPOL_INTERLEAVE MPOL_WEIGHTED_INTERLEAVE MPOL_PREFERRED
+             MPOL_PREFERRED_MANY MPOL_LOCAL",
+        ),
+        (
+            r#""linux":{"memoryPolicy":{"mode":"MPOL_BIND","nodes":"0","flags":["@"]}}"#,
+            "MPOL_F_NUMA_BALANCING MPOL_F_RELATIVE_NODES MPOL_F_STATIC_NODES",
+        ),
+        (
+            r#""linux":{"seccomp":{"defaultAction":"@"}}"#,
+            "SCMP_ACT_KILL SCMP_ACT_KILL_PROCESS SCMP_ACT_KILL_THREAD SCMP_ACT_TRAP SCMP_ACT_ERRNO
+             SCMP_ACT_TRACE SCMP_ACT_ALLOW SCMP_ACT_LOG SCMP_ACT_NOTIFY",
+        ),
+        (
+            r#""linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","flags":["@"]}}"#,
+            "SECCOMP_FILTER_FLAG_LOG SECCOMP_FILTER_FLAG_SPEC_ALLOW
+             SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV SECCOMP_FILTER_FLAG_TSYNC",
+        ),
+        (
+            r#""linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["a"],
+                "action":"SCMP_ACT_LOG","args":[{"index":0,"value":1,"op":"@"}]}]}}"#,
+            "SCMP_CMP_NE SCMP_CMP_LT SCMP_CMP_LE SCMP_CMP_EQ SCMP_CMP_GE SCMP_CMP_GT
+             SCMP_CMP_MASKED_EQ",
+        ),
+        (
+            r#""linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","architectures":["@"]}}"#,
+            "SCMP_ARCH_X86 SCMP_ARCH_X86_64 SCMP_ARCH_X32 SCMP_ARCH_ARM SCMP_ARCH_AARCH64
+             SCMP_ARCH_MIPS SCMP_ARCH_MIPS64 SCMP_ARCH_MIPS64N32 SCMP_ARCH_MIPSEL
+             SCMP_ARCH_MIPSEL64 SCMP_ARCH_MIPSEL64N32 SCMP_ARCH_PPC SCMP_ARCH_PPC64
+             SCMP_ARCH_PPC64LE SCMP_ARCH_S390 SCMP_ARCH_S390X SCMP_ARCH_PARISC
+             SCMP_ARCH_PARISC64 SCMP_ARCH_RISCV64 SCMP_ARCH_LOONGARCH64 SCMP_ARCH_M68K
+             SCMP_ARCH_SH SCMP_ARCH_SHEB",
+        ),
+    ];
+    let mut unknown = Vec::new();
+    for (rest, names) in lists {
+        for name in names.split_whitespace() {
+            let text = format!(r#"{{"ociVersion":"1.3.0",{}}}"#, rest.replace('@', name));
+            if let Err(error) = parse(text.as_bytes()) {
+                unknown.push(format!("{name}: {error}"));
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "{}", unknown.join("\n"));
+}

@@ -1,23 +1,19 @@
 //! Making a container: plans, clone, hooks, and a guard that undoes everything.
 
-use crate::cgroups::{self, Cgroup, Entry};
+use crate::cgroups::{Cgroup, Entry};
 use crate::error::Done;
 use crate::init::{self, Init};
 use crate::mounts::apply::{Sources, open_source};
 use crate::mounts::idmap::IdMaps;
-use crate::mounts::plan::{self as mount_plan, Kind as StepKind, Step};
-use crate::namespaces::Namespaces;
-use crate::process::{self, Surroundings};
+use crate::mounts::plan::{Kind as StepKind, Step};
 use crate::rootfs::{self, Propagation, Switch};
-use crate::seccomp;
 use crate::sync::{Channel, Tag};
 use crate::sys::{self, CloneOptions, Cloned};
 use crate::talk::{Child, HostWork, Making, Talk};
-use crate::userns::Mappings;
-use crate::{Error, Guard, Record, Result, Rootless};
-use crate::{devices, lifecycle, pty, rdt, sysctl};
+use crate::{Error, Guard, Plan, Record, Result, Rootless};
+use crate::{lifecycle, pty, rdt};
 use nix::sys::socket::SockType;
-use oci::spec::{LinuxNamespaceType as Kind, Spec};
+use oci::spec::LinuxNamespaceType as Kind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -76,54 +72,14 @@ pub struct Created {
 pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
     let spec = &request.config.spec;
     let linux = spec.linux().as_ref();
-    let rootless = request.rootless.decide();
-    let namespaces = Namespaces::plan(linux)?;
-    check_namespaces(spec, &namespaces)?;
-    let mappings = Mappings {
-        users: linux.and_then(|linux| linux.uid_mappings().clone()).unwrap_or_default(),
-        groups: linux.and_then(|linux| linux.gid_mappings().clone()).unwrap_or_default(),
-    };
-    let user_namespace = namespaces.has(Kind::User);
-    let Some(process) = spec.process() else {
-        return Err(Error::value("process", "is required"));
-    };
-    let filter = linux
-        .and_then(|linux| linux.seccomp().as_ref())
-        .map(|seccomp| seccomp::compile(seccomp, request.cache_dir))
-        .transpose()?;
-    let (kept_fds, environment) = kept_descriptors(request.preserve_fds)?;
-    let process = process::Plan::new(
-        process,
-        Surroundings {
-            linux,
-            filter,
-            user_namespace,
-            rootless,
-            preserve_fds: kept_fds,
-            plain_newlines: request.plain_newlines,
-            environment,
-            exec: false,
-        },
-    )?;
-    for warning in &process.warnings {
+    let plan = Plan::new(request)?;
+    for warning in &plan.process.warnings {
         tracing::warn!("{warning}");
     }
-    let rootfs = spec.root().as_ref().map(|root| request.bundle.join(root.path()));
-    let Some(rootfs) = rootfs else { return Err(Error::value("root", "is required")) };
-    let propagation =
-        Propagation::parse(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?;
-    let steps = mount_plan::plan(spec, request.bundle)?;
-    let mount_label =
-        linux.and_then(|linux| linux.mount_label().clone()).filter(|label| !label.is_empty());
-    if mount_label.is_some() && !process::lsm::has_selinux() {
-        return Err(Error::value(
-            "linux.mountLabel",
-            "selinux label is specified in config, but selinux is disabled or not supported",
-        ));
-    }
+    let Plan { namespaces, mappings, rootless, process, rootfs, propagation, steps, .. } = plan;
+    let Plan { mount_label, sysctl, devices, cgroup, .. } = plan;
+    let user_namespace = namespaces.has(Kind::User);
     let console = console_socket(request, process.terminal.is_some())?;
-    let sysctl = sysctl::plan(linux, &namespaces)?;
-    let devices = devices::plan(spec)?;
     let idmaps = IdMaps::make(&steps, Some(&mappings))?;
     let early = user_namespace || propagation.is_shared();
     let (tree, trees) = if namespaces.has(Kind::Mount) && early && !namespaces.joins(Kind::Mount) {
@@ -131,19 +87,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
     } else {
         (None, Vec::new())
     };
-    let owner = (user_namespace && namespaces.makes(Kind::Cgroup))
-        .then(|| Mappings::outside(&mappings.users, 0).zip(Mappings::outside(&mappings.groups, 0)))
-        .flatten();
-    let cgroup = cgroups::plan(&cgroups::Request {
-        path: linux.and_then(|linux| linux.cgroups_path().as_deref()),
-        id: request.id,
-        systemd: request.systemd_cgroup,
-        rootless,
-        resources: linux.and_then(|linux| linux.resources().as_ref()),
-        annotations: spec.annotations().as_ref(),
-        owner,
-    })?
-    .create_noting(&|path, about_to| {
+    let cgroup = cgroup.create_noting(&|path, about_to| {
         if let Some(guard) = request.guard {
             guard.directory(path, about_to);
         }
@@ -286,35 +230,6 @@ fn state(request: &CreateRequest<'_>, status: oci::Status) -> oci::State {
         bundle: request.bundle.to_owned(),
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
     }
-}
-
-/// What needs a namespace that the container does not have.
-fn check_namespaces(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
-    let without = |kind: Kind, field: &str, given: bool| {
-        if given && !namespaces.has(kind) {
-            let what = match kind {
-                Kind::Uts => "a uts",
-                Kind::Network => "a network",
-                _ => "a mount",
-            };
-            return Err(Error::value(field, format!("needs {what} namespace in linux.namespaces")));
-        }
-        Ok(())
-    };
-    let named = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
-    let some = |list: Option<usize>| list.is_some_and(|length| length > 0);
-    without(Kind::Uts, "hostname", named(spec.hostname()))?;
-    without(Kind::Uts, "domainname", named(spec.domainname()))?;
-    without(Kind::Mount, "mounts", some(spec.mounts().as_ref().map(Vec::len)))?;
-    let Some(linux) = spec.linux() else { return Ok(()) };
-    let masked = linux.masked_paths().as_ref().map(Vec::len);
-    without(Kind::Mount, "linux.maskedPaths", some(masked))?;
-    let readonly = linux.readonly_paths().as_ref().map(Vec::len);
-    without(Kind::Mount, "linux.readonlyPaths", some(readonly))?;
-    let root = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
-    without(Kind::Mount, "root.readonly", root)?;
-    let devices = linux.net_devices().as_ref().map(std::collections::HashMap::len);
-    without(Kind::Network, "linux.netDevices", some(devices))
 }
 
 /// How many descriptors from 3 on are kept, and what the program is told of them.

@@ -22,6 +22,7 @@ pub mod mounts;
 mod namespaces;
 pub mod netdev;
 mod path;
+mod plan;
 pub mod process;
 pub mod pty;
 pub mod rdt;
@@ -41,4 +42,5 @@ pub use guard::Guard;
 pub use lifecycle::{
     delete, discard, pause, processes, resume, signal, start, stats, status, update,
 };
+pub use plan::Plan;
 pub use record::{Record, Rootless};
