@@ -170,10 +170,7 @@ fn every_name_of_the_specification_is_known() {
             r#""process":{"args":["a"],"cwd":"/","ioPriority":{"class":"@","priority":0}}"#,
             "IOPRIO_CLASS_RT IOPRIO_CLASS_BE IOPRIO_CLASS_IDLE",
         ),
-        (
-            r#""linux":{"namespaces":[{"type":"@"}]}"#,
-            "pid network mount ipc uts user cgroup time",
-        ),
+        (r#""linux":{"namespaces":[{"type":"@"}]}"#, "pid network mount ipc uts user cgroup time"),
         (r#""linux":{"personality":{"domain":"@"}}"#, "LINUX LINUX32"),
         (
             r#""linux":{"memoryPolicy":{"mode":"@","nodes":"0"}}"#,

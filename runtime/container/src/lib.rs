@@ -22,6 +22,7 @@ pub mod mounts;
 mod namespaces;
 pub mod netdev;
 mod path;
+pub mod pidfd;
 mod plan;
 pub mod process;
 pub mod pty;

@@ -175,9 +175,9 @@ impl Live {
         let (notify, pid) = (self.notify.take(), self.container.record.pid());
         // Its lock and our signals are others' again.
         drop(self);
-        if let Some(Err(error)) =
-            notify.map(|notify| notify.forward(notify::watch(pid), pid as u32))
-        {
+        let Some(notify) = notify else { return };
+        let told = notify::watch(pid).and_then(|process| notify.forward(process, pid as u32));
+        if let Err(error) = told {
             tracing::warn!("{error}");
         }
     }
@@ -194,7 +194,7 @@ impl Live {
         // It is this process that the manager has to watch: it passes signals on.
         let notifying = self.notify.take().map(|notify| {
             let process = notify::watch(pid);
-            std::thread::spawn(move || notify.forward(process, std::process::id()))
+            std::thread::spawn(move || notify.forward(process?, std::process::id()))
         });
         let outcome = super::wait(pid, console);
         if let Some(Ok(Err(error))) = notifying.map(std::thread::JoinHandle::join) {

@@ -116,7 +116,7 @@ pub fn start(context: &Context, id: &Id) -> Result<()> {
         None => None,
     };
     let pid = container.record.pid();
-    let notify = notify.map(|socket| (socket, notify::watch(pid)));
+    let notify = notify.map(|socket| Ok::<_, Error>((socket, notify::watch(pid)?))).transpose()?;
     container.wall().start(&container)?;
     container.run_poststart()?;
     drop(lock);

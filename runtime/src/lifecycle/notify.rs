@@ -14,7 +14,7 @@ use oci::spec::{MountBuilder, Spec};
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -153,11 +153,11 @@ impl Socket {
 }
 
 /// The process whose end is to be seen; `None` if it has ended so that nothing is left of it.
-pub(super) fn watch(pid: i32) -> Option<OwnedFd> {
-    // SAFETY: takes integers only and gives a new descriptor.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    // SAFETY: the kernel just gave us this descriptor.
-    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+pub(super) fn watch(pid: i32) -> Result<Option<OwnedFd>> {
+    container::pidfd::find(pid).map_err(|errno| Error::System {
+        operation: "watching the container's process",
+        source: errno.into(),
+    })
 }
 
 /// Waits for something on a descriptor, or for the end of a process: whether that has come.

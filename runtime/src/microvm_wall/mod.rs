@@ -16,12 +16,14 @@ mod protocol;
 mod table;
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use config::{VmSize, WallKind};
 use container::cgroups::{OomEvents, Stats};
+use container::pidfd;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 
 pub use error::Error;
 use protocol::{Command, Outcome, ask};
@@ -262,36 +264,18 @@ impl Wall for MicrovmWall {
 
 /// Kills the monitor, and the guest with it, and waits until it is gone.
 fn end(record: &MicrovmRecord) -> Result<()> {
-    let Some(process) = open_process(record.pid).map_err(Error::system("pidfd_open"))? else {
+    let Some(process) = pidfd::find(record.pid).map_err(Error::system("pidfd_open"))? else {
         return Ok(());
     };
     // Between the look at its start time and the descriptor another may have taken the pid.
     if !alive(record) {
         return Ok(());
     }
-    use std::os::fd::AsRawFd;
-    let raw = process.as_raw_fd();
-    // SAFETY: no siginfo is given.
-    unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, raw, libc::SIGKILL, std::ptr::null::<u8>(), 0);
+    match pidfd::signal(process.as_fd(), libc::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => return Err(Error::system("pidfd_send_signal")(error).into()),
     }
-    let mut entry = libc::pollfd { fd: raw, events: libc::POLLIN, revents: 0 };
-    // SAFETY: `entry` is one pollfd.
-    unsafe { libc::poll(&mut entry, 1, 10_000) };
+    let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    poll(&mut ended, 10_000u16).map_err(Error::system("poll"))?;
     Ok(())
-}
-
-/// A descriptor of a process; `None` if there is none of the pid.
-fn open_process(pid: i32) -> std::io::Result<Option<OwnedFd>> {
-    use std::os::fd::FromRawFd;
-    // SAFETY: pidfd_open takes no memory.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if fd >= 0 {
-        // SAFETY: the kernel just gave us this descriptor.
-        return Ok(Some(OwnedFd::from(unsafe { File::from_raw_fd(fd as i32) })));
-    }
-    match std::io::Error::last_os_error() {
-        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
-        error => Err(error),
-    }
 }
