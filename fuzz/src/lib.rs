@@ -118,7 +118,7 @@ pub fn mutate_in_place(
     seed: u32,
     bytes: impl FnOnce(&mut [u8], usize, usize) -> usize,
 ) -> usize {
-    if seed % 8 != 0
+    if !seed.is_multiple_of(8)
         && let Some(changed) = mutated(&data[..size], seed.into())
         && changed.len() <= room
     {

@@ -100,6 +100,9 @@ const NUMBERS: &[i64] = &[
 /// The most that a document may grow to, in nodes.
 const MOST: usize = 20_000;
 
+/// What a string may be lengthened to, in bytes: more than a page, a path, a unit's name may have.
+const LONGEST: usize = 20_000;
+
 /// Where random choices come from (splitmix64 by Steele, Lea and Flood).
 #[derive(Debug)]
 pub struct Choices(u64);
@@ -159,10 +162,10 @@ fn change(place: &mut Value, donor: &Value, count: usize, choices: &mut Choices)
         }
         (0 | 1, Value::Array(list)) if !list.is_empty() => {
             let at = choices.below(list.len());
+            let copies = [1, 1, 1, 2, 70][choices.below(5)];
             if choices.below(2) == 0 {
                 list.remove(at);
-            } else if count < MOST {
-                let copies = [1, 1, 1, 2, 70][choices.below(5)];
+            } else if count + copies * nodes(&list[at]) < MOST {
                 let copy = list[at].clone();
                 list.extend(std::iter::repeat_n(copy, copies));
             }
@@ -174,7 +177,10 @@ fn change(place: &mut Value, donor: &Value, count: usize, choices: &mut Choices)
         (0..=2, Value::Number(number)) => *place = Value::Number(nearby(number, choices)),
         (0, Value::String(text)) => cut(text, choices),
         (1, Value::String(text)) => text.push_str(choices.of(WORDS)),
-        (2, Value::String(text)) => *text = text.repeat(1 + choices.below(300)),
+        (2, Value::String(text)) => {
+            let times = 1 + choices.below(300);
+            *text = text.repeat(times.min(LONGEST / text.len().max(1)));
+        }
         (3, _) if count < MOST => *place = part(donor, choices),
         (4, _) => *place = Value::Number(choices.of(NUMBERS).into()),
         (5 | 6, _) => *place = Value::String(choices.of(WORDS).to_owned()),
