@@ -15,7 +15,7 @@ subject! {
         rlimits_are_the_configs, missing_working_directory_is_refused, wrong_process_file_is_named;
     container: it_joins_the_cgroups, it_can_join_a_cgroup_below, descriptors_are_preserved,
         descriptors_do_not_leak, ignore_paused_waits_for_the_end_of_the_pause, it_joins_the_user_namespace,
-        unknown_apparmor_profile_is_refused, it_has_the_umask_of_the_config, it_joins_all_namespaces;
+        unknown_apparmor_profile_is_refused, apparmor_profile_confines_it_too, it_has_the_umask_of_the_config, it_joins_all_namespaces;
 }
 
 fn sleeper(place: &Place) -> Bundle {
@@ -336,6 +336,55 @@ fn unknown_apparmor_profile_is_refused(place: &Place) {
     }
     let container = started(place);
     container.exec_with(&["--apparmor", "hull-test"], &["true"]).run().complains(&["apparmor"]);
+}
+
+/// A profile in the kernel's hands while this lives.
+struct Profile {
+    parser: std::path::PathBuf,
+    file: std::path::PathBuf,
+}
+
+impl Profile {
+    fn load(place: &Place, name: &str, rules: &str) -> Profile {
+        let parser = place.needs("apparmor_parser");
+        if fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default()
+            != "Y\n"
+        {
+            place.cannot("the kernel runs without AppArmor");
+        }
+        let text = format!("profile {name} flags=(attach_disconnected) {{\n{rules}\n}}\n");
+        let profile = Profile { parser, file: place.new_file("profile", text) };
+        let done = profile.parse("--replace").unwrap();
+        assert!(done.status.success(), "{done:?}");
+        profile
+    }
+
+    fn parse(&self, option: &str) -> std::io::Result<std::process::Output> {
+        let mut parser = std::process::Command::new(&self.parser);
+        parser.args(["--skip-cache", option]).arg(&self.file).output()
+    }
+}
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        let _ = self.parse("--remove");
+    }
+}
+
+fn apparmor_profile_confines_it_too(place: &Place) {
+    let name = "hull-test-secret";
+    let rules = "file, capability, signal, mount, umount, ptrace, deny /secret rw,";
+    let _profile = Profile::load(place, name, rules);
+    let bundle = sleeper(place).file("/secret", "told", 0o644);
+    let container = place.start(&bundle.set("/process/apparmorProfile", json!(name)));
+    container.sh("cat /proc/1/attr/current").ok().prints(&format!("{name} (enforce)"));
+    container.sh("cat /proc/self/attr/current").ok().prints(&format!("{name} (enforce)"));
+    container.sh("cat /secret").complains(&["denied"]);
+    container
+        .exec_with(&["--apparmor", "unconfined"], &["cat", "/secret"])
+        .run()
+        .ok()
+        .prints("told");
 }
 
 fn it_has_the_umask_of_the_config(place: &Place) {
