@@ -38,7 +38,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A field has a type or value that the specification does not know.
-    #[error("{document}: {field}: {source}")]
+    #[error("{document}: {field}: {}{source}", memory_policy(field))]
     Field {
         /// Which document.
         document: &'static str,
@@ -110,6 +110,15 @@ pub enum Problem {
     /// Something exclusive was given with this field.
     #[error("cannot be combined with {0}")]
     Conflict(&'static str),
+}
+
+/// What runc calls these errors, whose field says little by itself.
+fn memory_policy(field: &str) -> &'static str {
+    match field.strip_prefix("linux.memoryPolicy") {
+        Some("" | ".mode") => "invalid memory policy mode: ",
+        Some(flags) if flags.starts_with(".flags") => "invalid memory policy flag: ",
+        _ => "",
+    }
 }
 
 /// What the kernel said, in the small letters that engines look for in messages, and without

@@ -57,11 +57,37 @@ pub fn parse(text: &[u8]) -> Result<Config, Error> {
     if scan.dropped {
         read_dropped(text, &mut config)?;
     }
+    settle_pids(text, &mut config)?;
     Ok(config)
 }
 
+/// A limit of no tasks at all. Up to 1.2 it meant that there is none; 1.3 has -1 for that, and 0
+/// "SHOULD be treated as such", which is one task here: systemd takes no less, and as a container
+/// has a first process the two do the same.
+fn settle_pids(text: &[u8], config: &mut Config) -> Result<(), Error> {
+    let new = config.spec.version().split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok())
+        >= Some(3);
+    let resources =
+        config.spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut());
+    let Some(resources) = resources
+        .filter(|resources| new && resources.pids().as_ref().is_some_and(|pids| pids.limit() == 0))
+    else {
+        return Ok(());
+    };
+    let document: serde_json::Value = serde_json::from_slice(text)
+        .map_err(|source| Error::Syntax { document: CONFIG, source })?;
+    // For the type a limit that was not given is 0, too.
+    if document.pointer("/linux/resources/pids/limit").is_some_and(|limit| limit.is_number()) {
+        let mut pids = spec::LinuxPids::default();
+        pids.set_limit(1);
+        resources.set_pids(Some(pids));
+    }
+    Ok(())
+}
+
 /// What oci-spec's types drop without a word: `linux.intelRdt.enableCMT` and `enableMBM`, which
-/// it spells otherwise, and `freebsd`, which it does not have.
+/// it spells otherwise, `freebsd`, which it does not have, and a `pagesize` written small, which
+/// runc takes for `pageSize`.
 fn read_dropped(text: &[u8], config: &mut Config) -> Result<(), Error> {
     let document: serde_json::Value = serde_json::from_slice(text)
         .map_err(|source| Error::Syntax { document: CONFIG, source })?;
@@ -70,6 +96,16 @@ fn read_dropped(text: &[u8], config: &mut Config) -> Result<(), Error> {
     };
     if document.get("freebsd").is_some_and(|object| !object.is_null()) {
         return invalid("freebsd", Problem::Unsupported("it is another platform's"));
+    }
+    let small = |index: usize| {
+        document.pointer(&format!("/linux/resources/hugepageLimits/{index}/pagesize"))?.as_str()
+    };
+    let resources = config.spec.linux_mut().as_mut().and_then(|l| l.resources_mut().as_mut());
+    let limits = resources.and_then(|resources| resources.hugepage_limits_mut().as_mut());
+    for (index, limit) in limits.into_iter().flatten().enumerate() {
+        if let Some(size) = small(index).filter(|_| limit.page_size().is_empty()) {
+            limit.set_page_size(size.to_owned());
+        }
     }
     for name in ["enableCMT", "enableMBM"] {
         let field = format!("linux.intelRdt.{name}");
@@ -261,7 +297,7 @@ struct Scan {
 }
 
 /// Strings that begin as the names do which [`read_dropped`] looks for.
-const DROPPED: [&[u8]; 3] = [b"enableCMT", b"enableMBM", b"freebsd"];
+const DROPPED: [&[u8]; 4] = [b"enableCMT", b"enableMBM", b"freebsd", b"pagesize"];
 
 /// One pass over the text: how deep it nests, whether a string may hold a NUL or be a name that
 /// the types drop.

@@ -405,7 +405,8 @@ fn check_resources(resources: &spec::LinuxResources) -> Result<(), Error> {
     }
     for (index, rule) in resources.devices().iter().flatten().enumerate() {
         if let Some(access) = rule.access()
-            && !access.bytes().all(|byte| b"rwm".contains(&byte))
+            // `a` adds nothing, but is in rules that runc takes.
+            && !access.bytes().all(|byte| b"rwma".contains(&byte))
         {
             let field = format!("linux.resources.devices[{index}].access");
             return Err(invalid(field, form(access, "letters of rwm")));

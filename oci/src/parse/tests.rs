@@ -142,6 +142,34 @@ fn another_platform_is_refused_though_the_types_lack_it() {
 }
 
 #[test]
+fn no_tasks_at_all_meant_no_limit_before_1_3() {
+    let limit = |version: &str, pids: &str| {
+        let text = format!(
+            r#"{{"ociVersion":"{version}","root":{{"path":"x"}},
+                "linux":{{"resources":{{"pids":{pids}}}}}}}"#
+        );
+        let config = parse(text.as_bytes()).unwrap();
+        let linux = config.spec.linux().as_ref().unwrap();
+        linux.resources().as_ref().unwrap().pids().map(|pids| pids.limit())
+    };
+    assert_eq!(limit("1.2.1", r#"{"limit":0}"#), Some(0));
+    assert_eq!(limit("1.3.0", r#"{"limit":0}"#), Some(1));
+    assert_eq!(limit("1.3.0", r#"{"limit":-1}"#), Some(-1));
+    // Not given, for the types no different.
+    assert_eq!(limit("1.3.0", "{}"), Some(0));
+}
+
+#[test]
+fn a_page_size_may_be_spelled_as_runc_reads_it() {
+    let text = br#"{"ociVersion":"1.3.0","linux":{"resources":{"hugepageLimits":[
+        {"pageSize":"1GB","limit":1},{"pagesize":"2MB","limit":1}]}}}"#;
+    let config = parse(text).unwrap();
+    let resources = config.spec.linux().as_ref().unwrap().resources().clone().unwrap();
+    let limits = resources.hugepage_limits().clone().unwrap();
+    assert_eq!(limits.iter().map(|l| l.page_size().as_str()).collect::<Vec<_>>(), ["1GB", "2MB"]);
+}
+
+#[test]
 fn unknown_capabilities_are_left_out() {
     let text = br#"{"ociVersion":"1.3.0","process":{"cwd":"/","user":{"uid":0,"gid":0},
         "args":["sh"],"capabilities":{"bounding":["CAP_KILL","CAP_NO_SUCH"],"ambient":null}}}"#;
