@@ -123,6 +123,13 @@ impl Plan {
             return Ok(());
         }
         let paths = &cgroup.record.paths;
+        // Before its limits are touched: it may be another container's.
+        let one = paths.get("devices").or_else(|| {
+            paths.iter().find(|(name, _)| !name.is_empty()).map(|(_, directory)| directory)
+        });
+        if let Some(directory) = one {
+            self.refuse_used(cgroup, directory)?;
+        }
         carry_out(&self.limits.v1, &|controller| paths.get(controller).cloned(), self.rootless)
     }
 
@@ -141,6 +148,7 @@ impl Plan {
             }
             Err(source) => return Err(Error::io("make", &directory, source)),
         }
+        self.refuse_used(cgroup, &directory)?;
         let hybrid = !self.layout.v1.is_empty();
         let available = if hybrid && self.limits.v2.is_empty() {
             Vec::new()
@@ -153,6 +161,18 @@ impl Plan {
             delegate(&directory, uid, gid)?;
         }
         Ok(available)
+    }
+
+    /// Refuses a cgroup that was there and has processes.
+    fn refuse_used(&self, cgroup: &Cgroup, directory: &Path) -> Result<()> {
+        // A scope that systemd made is held open by a process of ours.
+        if self.unit.is_some() || cgroup.made.iter().any(|made| made == directory) {
+            return Ok(());
+        }
+        match record::count(directory)? {
+            0 => Ok(()),
+            count => Err(Error::NotEmpty { path: directory.to_path_buf(), count }),
+        }
     }
 
     fn allow_devices(&self, cgroup: &Cgroup) -> Result<()> {

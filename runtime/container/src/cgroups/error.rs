@@ -16,7 +16,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A limit was asked for whose controller this machine does not have.
-    #[error("linux.resources.{field}: the {controller} controller is not available to this cgroup")]
+    #[error(
+        "invalid configuration: linux.resources.{field}: the {controller} controller is not \
+         available to this cgroup"
+    )]
     Missing {
         /// Path of the field below `linux.resources`.
         field: String,
@@ -54,12 +57,24 @@ pub enum Error {
         reason: &'static str,
     },
     /// A path below the container's cgroup cannot be used.
-    #[error("--cgroup {argument:?}: {reason}")]
-    Below {
+    #[error("bad sub cgroup path: --cgroup {argument:?} is not below the container's cgroup")]
+    Outside {
         /// As given.
         argument: String,
-        /// What is wrong with it.
-        reason: &'static str,
+    },
+    /// A path below the container's cgroup leads nowhere.
+    #[error("error adding pid to cgroup: --cgroup {argument:?}: no such file or directory")]
+    NoSub {
+        /// As given.
+        argument: String,
+    },
+    /// A hierarchy was named that the container's cgroup is not in.
+    #[error("unknown controller {controller:?} in --cgroup {argument:?}")]
+    Controller {
+        /// As given.
+        argument: String,
+        /// The part that is wrong.
+        controller: String,
     },
     /// No hierarchy is mounted at all.
     #[error("no cgroup file system is mounted")]
@@ -97,6 +112,14 @@ pub enum Error {
     Frozen {
         /// The cgroup.
         path: PathBuf,
+    },
+    /// Its processes would be killed with the container, and share its limits.
+    #[error("cgroup {}: container's cgroup is not empty: {count} process(es) found", path.display())]
+    NotEmpty {
+        /// The cgroup.
+        path: PathBuf,
+        /// How many are in it.
+        count: usize,
     },
     /// Waiting for the kernel took too long.
     #[error("cgroup {}: {what} not reached within {millis} ms", path.display())]

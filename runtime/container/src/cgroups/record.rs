@@ -300,14 +300,19 @@ impl Record {
         }
         let mut paths = self.paths.clone();
         for argument in sub {
-            let bad = |reason| Error::Below { argument: argument.clone(), reason };
+            let missing = || Error::NoSub { argument: argument.clone() };
             let (controllers, below) = match argument.split_once(':') {
                 Some((controllers, below)) => (Some(controllers), below),
                 None => (None, argument.as_str()),
             };
             let below = Path::new(below.trim_start_matches('/'));
             if below.components().any(|part| matches!(part, Component::ParentDir)) {
-                return Err(bad("is not below the container's cgroup"));
+                return Err(Error::Outside { argument: argument.clone() });
+            }
+            let mut known = controllers.into_iter().flat_map(|list| list.split(','));
+            if let Some(one) = known.find(|one| !self.paths.contains_key(*one)) {
+                let controller = one.to_owned();
+                return Err(Error::Controller { argument: argument.clone(), controller });
             }
             let mut moved = false;
             for (name, path) in paths.iter_mut() {
@@ -318,16 +323,11 @@ impl Record {
                     *path = target;
                     moved = true;
                 } else if chosen && controllers.is_some() {
-                    return Err(bad("does not exist"));
+                    return Err(missing());
                 }
             }
-            if let Some(list) = controllers
-                && list.split(',').any(|one| !self.paths.contains_key(one))
-            {
-                return Err(bad("names a controller that the container's cgroup does not have"));
-            }
             if !moved {
-                return Err(bad("does not exist"));
+                return Err(missing());
             }
         }
         Entry::open(&paths)
@@ -343,6 +343,13 @@ impl Record {
 fn event(file: &Path, key: &str) -> Result<bool> {
     let text = fs::read(file)?;
     Ok(fs::pairs(&text).any(|pair| pair == (key, 1)))
+}
+
+/// How many processes there are below `directory`.
+pub(super) fn count(directory: &Path) -> Result<usize> {
+    let mut all = BTreeSet::new();
+    collect(directory, &mut all)?;
+    Ok(all.len())
 }
 
 /// Adds the processes below `directory`. One that is gone has none.

@@ -279,13 +279,28 @@ fn the_v1_freezer_and_killing_one_by_one_do_without_v2() {
     assert!(record.frozen().unwrap());
     assert_eq!(value(&record, "freezer", "freezer.state"), "FROZEN");
     let again = make("v1only", serde_json::json!({}));
-    assert!(matches!(again, Err(Error::Frozen { .. })), "{again:?}");
+    assert!(matches!(again, Err(Error::NotEmpty { .. })), "{again:?}");
     record.thaw().unwrap();
     assert!(!record.frozen().unwrap());
     record.freeze().unwrap();
     record.kill_all().unwrap();
     child.wait().unwrap();
     assert!(record.processes().unwrap().is_empty());
+}
+
+#[test]
+fn a_frozen_cgroup_is_refused() {
+    let layout = layout::Layout::read().unwrap();
+    if !can() || layout.v1_of("freezer").is_none() {
+        return;
+    }
+    let cgroup = make("cold", serde_json::json!({})).unwrap();
+    let mut record = cgroup.record();
+    record.paths.remove("");
+    record.freeze().unwrap();
+    let again = make("cold", serde_json::json!({}));
+    assert!(matches!(again, Err(Error::Frozen { .. })), "{again:?}");
+    record.thaw().unwrap();
 }
 
 #[test]

@@ -119,6 +119,8 @@ fn one(rule: &LinuxDeviceCgroup) -> Result<Rule> {
             'r' => READ,
             'w' => WRITE,
             'm' => MKNOD,
+            // As with runc.
+            'a' => 0,
             other => return Err(Error::value(FIELD, format!("{other:?} is not one of r, w, m"))),
         };
     }

@@ -147,7 +147,8 @@ pub struct Memory {
     /// Pressure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Psi>,
-    /// `memory.events`.
+    /// `memory.events`; left out as long as nothing happened.
+    #[serde(skip_serializing_if = "zero")]
     pub event_count: MemoryEvents,
 }
 
