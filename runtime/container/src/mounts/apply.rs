@@ -74,6 +74,26 @@ pub(crate) fn make_read_only(fd: BorrowedFd<'_>) -> sys::Result<()> {
     mnt::set_attributes(fd, false, &MountAttr { set: attr::RDONLY, ..MountAttr::default() })
 }
 
+/// The attributes that a mount has.
+fn attributes_of(fd: BorrowedFd<'_>) -> sys::Result<u64> {
+    const ST_NOSYMFOLLOW: u64 = 0x2000;
+    const PAIRS: [(u64, u64); 7] = [
+        (libc::ST_RDONLY, attr::RDONLY),
+        (libc::ST_NOSUID, attr::NOSUID),
+        (libc::ST_NODEV, attr::NODEV),
+        (libc::ST_NOEXEC, attr::NOEXEC),
+        (libc::ST_NODIRATIME, attr::NODIRATIME),
+        (libc::ST_NOATIME, attr::NOATIME),
+        (ST_NOSYMFOLLOW, attr::NOSYMFOLLOW),
+    ];
+    let flags = sys::fs_flags(fd)?;
+    let mut found = PAIRS.iter().filter(|(st, _)| flags & st != 0).fold(0, |all, (_, to)| all | to);
+    if flags & (libc::ST_NOATIME | libc::ST_RELATIME) == 0 {
+        found |= attr::STRICTATIME;
+    }
+    Ok(found)
+}
+
 /// Sets attributes, id mapping and propagation of a mount that `fd` is the root of.
 fn finish(
     fd: BorrowedFd<'_>,
@@ -95,7 +115,22 @@ fn finish(
     };
     // The tree first: an own attribute that says otherwise wins for the mount itself.
     apply(options.tree, idmap.filter(|_| map_tree), true)?;
-    apply(options.attributes, idmap.filter(|_| !map_tree), false)?;
+    let own = idmap.filter(|_| !map_tree);
+    let with_source = || {
+        let wanted = options.of_bind(Some(attributes_of(fd)?)).ok_or(Errno::EPERM)?;
+        apply(wanted, own, false)
+    };
+    if !options.bind {
+        apply(options.attributes, own, false)?;
+    } else if options.locked {
+        with_source()?;
+    } else if let Some(wanted) = options.of_bind(None) {
+        match apply(wanted, own, false) {
+            // The kernel locked them: we are in a user namespace ourselves.
+            Err(Errno::EPERM) if own.is_none() => with_source()?,
+            other => other?,
+        }
+    }
     for &(propagation, recursive) in &options.propagation {
         let wanted = MountAttr { propagation, ..MountAttr::default() };
         mnt::set_attributes(fd, recursive, &wanted)?;

@@ -53,6 +53,13 @@ pub(crate) struct Options {
     pub(crate) recursive: bool,
     /// For the mount itself.
     pub(crate) attributes: Attributes,
+    /// Some of `attributes` was named, be it to clear it.
+    named: bool,
+    /// A way to keep access times was asked for.
+    times: bool,
+    /// The attributes of a bind's source cannot be taken off: the container is in a user
+    /// namespace, and the source came from outside.
+    pub(crate) locked: bool,
     /// For the mount and all below it (`rro`, …).
     pub(crate) tree: Attributes,
     /// Propagation types in the order given, and whether for the whole tree.
@@ -82,6 +89,8 @@ pub(crate) fn parse<'a>(options: impl IntoIterator<Item = &'a str>) -> Options {
 
 impl Options {
     fn take(&mut self, option: &str) {
+        self.named |= OWN.contains(&option);
+        self.times |= matches!(option, "noatime" | "relatime" | "strictatime" | "nodiratime");
         let own = &mut self.attributes;
         let tree = &mut self.tree;
         match option {
@@ -164,11 +173,65 @@ impl Options {
         self.superblock.retain(|known| *known != name);
     }
 
+    /// What becomes of a bind's attributes, whose source has those of `source`. As with runc the
+    /// source's are kept when none is named; otherwise those not asked for are taken off, but for
+    /// access times, which another of their kind replaces. What is locked stays; to ask for its
+    /// opposite is refused (`None`).
+    pub(crate) fn of_bind(&self, source: Option<u64>) -> Option<Attributes> {
+        let Attributes { set, clear } = self.attributes;
+        let times = attr::ATIME | attr::NODIRATIME;
+        if !self.named {
+            return Some(Attributes::default());
+        }
+        let mut wanted =
+            Attributes { set: set & PLAIN, clear: PLAIN & !set & !(self.tree.set & !clear) };
+        if self.times {
+            wanted.set |= set & times;
+            wanted.clear |= attr::ATIME | (times & !set);
+        }
+        let Some(source) = source else { return Some(wanted) };
+        let other_times = self.times && (set ^ source) & times != 0;
+        if source & clear & LOCKABLE != 0 || other_times {
+            return None;
+        }
+        wanted.clear &= !(source & LOCKABLE);
+        wanted.set |= source & LOCKABLE;
+        Some(wanted)
+    }
+
     /// Whether `ro` is asked for.
     pub(crate) fn read_only(&self) -> bool {
         (self.attributes.set | self.tree.set) & attr::RDONLY != 0
     }
 }
+
+/// Attributes that are bits of their own.
+const PLAIN: u64 = LOCKABLE | attr::NOSYMFOLLOW;
+
+/// Those of them that a user namespace may not take off.
+const LOCKABLE: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+
+/// Options about attributes of the mount itself.
+const OWN: &[&str] = &[
+    "ro",
+    "rw",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "nodiratime",
+    "diratime",
+    "nosymfollow",
+    "symfollow",
+    "noatime",
+    "atime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+];
 
 /// All options that are not handed to the file system, for `features`.
 pub const KNOWN: &[&str] = &[

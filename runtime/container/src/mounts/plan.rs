@@ -3,7 +3,7 @@
 use super::options::{self, IdMap, Options};
 use crate::path::clean;
 use crate::{Error, Result};
-use oci::spec::{LinuxIdMapping, Spec};
+use oci::spec::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use std::path::{Path, PathBuf};
 
 /// What a step makes.
@@ -58,11 +58,18 @@ pub(crate) fn plan(spec: &Spec, bundle: &Path) -> Result<Vec<Step>> {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let rootfs = spec.root().as_ref().map(|root| clean(&bundle.join(root.path())));
     let rootfs = rootfs.filter(|rootfs| rootfs != Path::new("/"));
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let user_namespace =
+        namespaces.is_some_and(|list| list.iter().any(|one| one.typ() == LinuxNamespaceType::User));
     let mut steps: Vec<Step> = Vec::with_capacity(mounts.len());
     for (index, mount) in mounts.iter().enumerate() {
         let mut step = step(index, mount, bundle, rootfs.as_deref())?;
         if let (Kind::Bind { source, inside }, Some(rootfs)) = (&mut step.kind, &rootfs) {
             *inside = seen_inside(source, rootfs, &steps);
+        }
+        if let Kind::Bind { inside, .. } = &step.kind {
+            step.options.bind = true;
+            step.options.locked = user_namespace && inside.is_none();
         }
         steps.push(step);
     }
@@ -146,16 +153,18 @@ fn step(
 impl Step {
     /// What the step does, for messages.
     pub(crate) fn words(&self) -> String {
-        let destination = &self.destination;
+        let (index, destination) = (self.index, &self.destination);
         match &self.kind {
             Kind::Bind { source, .. } => {
-                format!("mounts[{}]: bind {source:?} to {destination:?}", self.index)
+                format!("error mounting {source:?} to rootfs at {destination:?} (mounts[{index}])")
             }
             Kind::New { fstype, .. } => {
-                format!("mounts[{}]: mount {fstype} to {destination:?}", self.index)
+                format!("error mounting {fstype:?} to rootfs at {destination:?} (mounts[{index}])")
             }
-            Kind::Cgroup => format!("mounts[{}]: mount cgroup to {destination:?}", self.index),
-            Kind::Remount => format!("mounts[{}]: remount {destination:?}", self.index),
+            Kind::Cgroup => {
+                format!("error mounting \"cgroup\" to rootfs at {destination:?} (mounts[{index}])")
+            }
+            Kind::Remount => format!("error remounting {destination:?} (mounts[{index}])"),
         }
     }
 

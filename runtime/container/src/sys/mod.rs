@@ -239,6 +239,15 @@ pub(crate) fn fs_magic(fd: impl AsFd) -> Result<i64> {
     Ok(unsafe { stat.assume_init() }.f_type)
 }
 
+/// `ST_*` of the mount that a descriptor is on.
+pub(crate) fn fs_flags(fd: BorrowedFd<'_>) -> Result<u64> {
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: filled as a whole on success.
+    check(unsafe { libc::fstatvfs(fd.as_raw_fd(), stat.as_mut_ptr()) } as libc::c_long)?;
+    // SAFETY: filled, see above.
+    Ok(unsafe { stat.assume_init() }.f_flag)
+}
+
 /// Reads at most `limit` bytes of a descriptor.
 pub(crate) fn read_all(fd: BorrowedFd<'_>, limit: usize) -> Result<Vec<u8>> {
     let mut data = Vec::new();
