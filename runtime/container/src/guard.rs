@@ -3,14 +3,13 @@
 //! A guard that lives in the process itself dies with it. So for the time of a `create` there is a
 //! watcher: a process that shares this one's memory (`CLONE_VM`: making it copies nothing) and
 //! sleeps until this one ends. What is about to be made is noted beforehand; if the end comes
-//! before the guard is dropped, the watcher removes what was noted. Mounts and namespaces need no
-//! such help, they go with the container's process, which ends when its creator does.
+//! before the guard is dropped, the watcher removes what was noted. Namespaces and the mounts in them
+//! need no such help, they go with the container's process, which ends when its creator does.
 //!
 //! The watcher must not allocate, take locks or use thread-local data while its parent lives: it
 //! makes one system call and sleeps in it.
 
-use crate::sys;
-use crate::{Error, Result};
+use crate::{Error, Result, rootfs, sys};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use std::cell::{RefCell, UnsafeCell};
@@ -18,7 +17,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 /// More directories than any layout of hierarchies with nested paths has.
 const MAX_NOTES: usize = 256;
@@ -44,6 +43,9 @@ struct Notes {
     creator: RawFd,
     /// The container's first process, 0 if there is none yet.
     init: AtomicI32,
+    /// A mount in the caller's own mount namespace, and its id.
+    mounted: AtomicPtr<c_char>,
+    mount: AtomicU64,
     /// The state directory: emptied, then removed.
     state: AtomicPtr<c_char>,
     /// It was surely made by the creator.
@@ -81,6 +83,8 @@ impl Guard {
         let notes = Box::into_raw(Box::new(Notes {
             creator: creator.as_raw_fd(),
             init: AtomicI32::new(0),
+            mounted: AtomicPtr::new(std::ptr::null_mut()),
+            mount: AtomicU64::new(0),
             state: AtomicPtr::new(std::ptr::null_mut()),
             state_is_ours: AtomicBool::new(false),
             made: [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_NOTES],
@@ -158,6 +162,14 @@ impl Guard {
         }
     }
 
+    /// A mount is about to be put on this path.
+    pub(crate) fn mount(&self, path: &CStr, id: u64) {
+        let text = path.to_owned();
+        self.notes().mount.store(id, Ordering::Release);
+        self.notes().mounted.store(text.as_ptr().cast_mut(), Ordering::Release);
+        self.texts.borrow_mut().push(text);
+    }
+
     /// The container's first process exists.
     pub(crate) fn init(&self, pid: i32) {
         self.notes().init.store(pid, Ordering::Release);
@@ -215,6 +227,13 @@ fn undo(notes: &Notes) {
         let path = unsafe { CStr::from_ptr(state) };
         lock(path, surely).map(|directory| (path, directory))
     };
+    let mounted = notes.mounted.load(Ordering::Acquire);
+    if !mounted.is_null() {
+        // SAFETY: noted texts are NUL-terminated and kept until the guard is dropped, which it
+        // never was.
+        let path = unsafe { CStr::from_ptr(mounted) };
+        let _ = rootfs::detach_mount(path, notes.mount.load(Ordering::Acquire));
+    }
     let count = notes.count.load(Ordering::Acquire).min(MAX_NOTES);
     for _ in 0..TRIES {
         let mut left = false;

@@ -45,3 +45,4 @@ pub use lifecycle::{
 };
 pub use plan::Plan;
 pub use record::{Record, Rootless};
+pub use rootfs::SharedRoot;

@@ -127,14 +127,11 @@ fn check_namespaces(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
     let some = |list: Option<usize>| list.is_some_and(|length| length > 0);
     without(Kind::Uts, "hostname", named(spec.hostname()))?;
     without(Kind::Uts, "domainname", named(spec.domainname()))?;
-    without(Kind::Mount, "mounts", some(spec.mounts().as_ref().map(Vec::len)))?;
     let Some(linux) = spec.linux() else { return Ok(()) };
     let masked = linux.masked_paths().as_ref().map(Vec::len);
     without(Kind::Mount, "linux.maskedPaths", some(masked))?;
     let readonly = linux.readonly_paths().as_ref().map(Vec::len);
     without(Kind::Mount, "linux.readonlyPaths", some(readonly))?;
-    let root = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
-    without(Kind::Mount, "root.readonly", root)?;
     let devices = linux.net_devices().as_ref().map(std::collections::HashMap::len);
     without(Kind::Network, "linux.netDevices", some(devices))
 }

@@ -1,5 +1,6 @@
 //! What outlives `create`: the part of the state file that this crate needs later.
 
+use crate::rootfs::SharedRoot;
 use crate::{cgroups, rdt};
 use serde::{Deserialize, Serialize};
 
@@ -52,4 +53,7 @@ pub struct Record {
     /// The container shares the caller's pid namespace: `delete` must kill by cgroup.
     #[serde(default)]
     pub shared_pid: bool,
+    /// The container shares the caller's mount namespace, and `delete` must unmount its root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_root: Option<SharedRoot>,
 }

@@ -12,9 +12,11 @@ use crate::sys::mount::{self as mnt, MountAttr, attr, propagation};
 use crate::sys::{self};
 use crate::{Error, Result};
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `linux.rootfsPropagation`, understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,16 +106,84 @@ pub(crate) fn open_tree(path: &Path, cut: Option<u64>) -> Done<OwnedFd> {
     Ok(tree)
 }
 
-/// Puts the rootfs on top of `/`.
-pub(crate) fn attach(tree: OwnedFd, propagation: Propagation) -> Done<Root> {
+/// Puts the rootfs on top of `/`, or, for hooks that enter the container's mount namespace before
+/// its root is changed, where it lies (`place`).
+pub(crate) fn attach(tree: OwnedFd, propagation: Propagation, place: Option<&Path>) -> Done<Root> {
     if propagation.is_shared() {
         // Mounts below the container's root are not to appear where the rootfs lies.
         let wanted = MountAttr { propagation: propagation::PRIVATE, ..MountAttr::default() };
         mnt::set_attributes(tree.as_fd(), true, &wanted)
             .trying(|| "root.path: make its mounts private")?;
     }
-    mnt::attach_to_root(tree.as_fd()).trying(|| "root.path: mount it")?;
+    // What is mounted below a shared mount would be seen outside; and an ordinary user's rootfs may
+    // lie where the container's root cannot go.
+    let place = place.filter(|_| !propagation.is_shared()).and_then(|place| {
+        sys::open(&c_path(place).ok()?, libc::O_PATH | libc::O_DIRECTORY, 0).ok()
+    });
+    match place {
+        Some(place) => mnt::attach(tree.as_fd(), place.as_fd()),
+        None => mnt::attach_to_root(tree.as_fd()),
+    }
+    .trying(|| "root.path: mount it")?;
     Ok(Root::new(tree))
+}
+
+/// The mount on the rootfs of a container that has no mount namespace of its own: all its other
+/// mounts lie below. It would outlive the container, so it is remembered and taken off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedRoot {
+    path: PathBuf,
+    mount: u64,
+}
+
+impl SharedRoot {
+    /// Puts a private copy of the rootfs' mount on itself. `about_to` is told beforehand.
+    pub(crate) fn make(
+        rootfs: &Path,
+        about_to: &dyn Fn(&CStr, u64),
+    ) -> Done<(SharedRoot, OwnedFd)> {
+        let what = || format!("root.path {rootfs:?}: mount it on itself");
+        let path = rootfs
+            .canonicalize()
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+            .trying(what)?;
+        let tree = open_tree(&path, Some(propagation::PRIVATE))?;
+        let place = c_path(&path)?;
+        let target = sys::open(&place, libc::O_PATH | libc::O_DIRECTORY, 0).trying(what)?;
+        let mount = mnt::id(tree.as_fd(), c"").trying(what)?;
+        about_to(&place, mount);
+        mnt::attach(tree.as_fd(), target.as_fd()).trying(what)?;
+        Ok((SharedRoot { path, mount }, tree))
+    }
+
+    /// Takes it off with all that lies below. One that is gone is no error.
+    pub(crate) fn detach(&self) -> Done<()> {
+        detach_mount(&c_path(&self.path)?, self.mount).trying(|| format!("unmount {:?}", self.path))
+    }
+}
+
+/// Takes this mount off its place, if it is what is there. Neither allocates nor takes locks.
+pub(crate) fn detach_mount(path: &CStr, mount: u64) -> sys::Result<()> {
+    if mnt::id(sys::cwd(), path) != Ok(mount) {
+        return Ok(());
+    }
+    // SAFETY: the path is NUL-terminated.
+    sys::check(
+        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) }.into(),
+    )
+    .map(drop)
+}
+
+/// [`SharedRoot`] until the container is kept.
+#[derive(Debug)]
+pub(crate) struct Making(pub(crate) Option<SharedRoot>);
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if let Some(Err(failure)) = self.0.as_ref().map(SharedRoot::detach) {
+            tracing::warn!("{failure}");
+        }
+    }
 }
 
 /// What becomes the old root.
@@ -123,6 +193,8 @@ pub(crate) enum Switch {
     Pivot,
     /// The mount already lies on top of `/`: `chroot` into it.
     Chroot,
+    /// `chroot`, in the caller's mount namespace.
+    Shared,
 }
 
 /// Makes the root the root.
@@ -146,10 +218,61 @@ pub(crate) fn enter(root: &Root, switch: Switch, propagation: Propagation) -> Do
             }
             mnt::detach_here().trying(|| "unmount the old root")?;
         }
-        Switch::Chroot => nix::unistd::chroot(".").trying(|| "chroot")?,
+        Switch::Chroot => {
+            hide_kernel_files()?;
+            nix::unistd::chroot(".").trying(|| "chroot")?;
+        }
+        Switch::Shared => nix::unistd::chroot(".").trying(|| "chroot")?,
     }
     nix::unistd::chdir("/").trying(|| "enter the new root")?;
     propagation.finish()
+}
+
+/// Takes the caller's `proc` and `sysfs` out of the mount namespace that is left behind by a mere
+/// `chroot`: whoever makes a user namespace in the container may mount those two anew as long as
+/// they are to be seen unmasked anywhere in it.
+fn hide_kernel_files() -> Done<()> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+        .trying(|| "read /proc/self/mountinfo")?;
+    // From the last mounted to the first: one may lie in another.
+    for line in text.lines().rev() {
+        let Some(place) = kernel_files(line) else { continue };
+        let what = || format!("take {place:?} away");
+        let path = c_path(&place)?;
+        let wanted = MountAttr { propagation: propagation::PRIVATE, ..MountAttr::default() };
+        // Not to be seen outside.
+        let _ = mnt::set_attributes_at(sys::cwd(), &path, true, &wanted);
+        // SAFETY: the path is NUL-terminated.
+        let gone = sys::check(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) }.into());
+        match gone {
+            Ok(_) | Err(Errno::ENOENT) => {}
+            // Locked by a user namespace: then it is covered.
+            Err(Errno::EINVAL | Errno::EPERM) => {
+                let Ok(target) = sys::open(&path, libc::O_PATH | libc::O_DIRECTORY, 0) else {
+                    continue;
+                };
+                let cover = empty_directory().trying(what)?;
+                mnt::attach(cover.as_fd(), target.as_fd()).trying(what)?;
+            }
+            Err(error) => return Err(error).trying(what),
+        }
+    }
+    Ok(())
+}
+
+/// Where a line of mountinfo (proc_pid_mountinfo(5)) has a `proc` or `sysfs`.
+fn kernel_files(line: &str) -> Option<PathBuf> {
+    let (before, after) = line.split_once(" - ")?;
+    let kind = after.split(' ').next()?;
+    if !matches!(kind, "proc" | "sysfs") {
+        return None;
+    }
+    let place = before.split(' ').nth(4)?;
+    let plain = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .into_iter()
+        .fold(place.to_owned(), |text, (code, letter)| text.replace(code, letter));
+    Some(PathBuf::from(plain))
 }
 
 /// Makes the root mount read-only (`root.readonly`).
@@ -252,6 +375,15 @@ mod tests {
             assert!(Propagation::parse(Some(name)).is_ok(), "{name}");
         }
         assert!(Propagation::parse(Some("both")).is_err());
+    }
+
+    #[test]
+    fn lines_of_mountinfo_tell_where_the_kernels_files_are() {
+        let line = "22 27 0:21 / /a\\040b rw,relatime shared:5 - proc proc rw";
+        assert_eq!(kernel_files(line), Some(PathBuf::from("/a b")));
+        let line = "24 27 0:6 / /dev rw,relatime - devtmpfs devtmpfs rw,mode=755";
+        assert_eq!(kernel_files(line), None);
+        assert_eq!(kernel_files("nothing"), None);
     }
 
     #[test]

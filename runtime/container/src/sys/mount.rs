@@ -115,6 +115,30 @@ pub(crate) fn clone_tree(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> R
     owned(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) })
 }
 
+/// The id of the mount that `path` below `dir` (`dir` itself if empty) lies on: one never used
+/// again, where the kernel has those.
+pub(crate) fn id(dir: BorrowedFd<'_>, path: &CStr) -> Result<u64> {
+    const STATX_MNT_ID: u32 = 0x1000;
+    const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: `path` is NUL-terminated, the buffer a `struct statx`.
+    check(libc::c_long::from(unsafe {
+        libc::statx(
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            (AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) as i32,
+            STATX_MNT_ID | STATX_MNT_ID_UNIQUE,
+            found.as_mut_ptr(),
+        )
+    }))?;
+    // SAFETY: any bits are a valid value, and the call succeeded.
+    let found = unsafe { found.assume_init() };
+    match found.stx_mask & (STATX_MNT_ID | STATX_MNT_ID_UNIQUE) {
+        0 => Err(nix::errno::Errno::ENOSYS),
+        _ => Ok(found.stx_mnt_id),
+    }
+}
+
 /// Attaches the mount of `from` onto the file of `to`.
 pub(crate) fn attach(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     const FROM_EMPTY: u32 = 0x4;
