@@ -21,8 +21,11 @@ pub enum Error {
         source: io::Error,
     },
     /// The container's process failed while it set itself up.
-    #[error("{0}")]
+    #[error("unable to start container process: {}{failure}", during_init(.0), failure = .0)]
     Init(Failure),
+    /// All was made, and the kernel would not execute the program.
+    #[error("{0}")]
+    Program(Failure),
     /// The container's process ended before it was ready, without a word (killed, mostly).
     #[error("the container's process ended during set-up: {0}")]
     InitDied(String),
@@ -62,7 +65,20 @@ pub enum Error {
     Parse(PathBuf),
 }
 
+/// What stands before a failure of the container's process, but for those of finding its program.
+fn during_init(failure: &Failure) -> &'static str {
+    if failure.what.starts_with("exec: ") { "" } else { "error during container init: " }
+}
+
 impl Error {
+    /// What a process said that was to become the program.
+    pub(crate) fn of_start(failure: Failure) -> Self {
+        match failure.what.starts_with("exec ") {
+            true => Error::Program(failure),
+            false => Error::Init(failure),
+        }
+    }
+
     pub(crate) fn sys(
         operation: &'static str,
         object: impl Into<String>,

@@ -83,7 +83,7 @@ pub enum Problem {
         stderr: String,
     },
     /// A signal ended it.
-    #[error("signal: {signal}, stderr: {stderr}")]
+    #[error("signal: {}, stderr: {stderr}", signal_words(*signal))]
     Signal {
         /// Number of the signal.
         signal: i32,
@@ -96,6 +96,18 @@ pub enum Problem {
         /// Its time limit.
         seconds: i64,
     },
+}
+
+/// What a signal is called where Go programs tell of it, as engines' users know it.
+fn signal_words(signal: i32) -> String {
+    // SAFETY: the number is only looked up; the text is static or this thread's.
+    let text = unsafe { libc::strsignal(signal) };
+    if text.is_null() {
+        return signal.to_string();
+    }
+    // SAFETY: not null, so a string that ends with a NUL.
+    let text = unsafe { std::ffi::CStr::from_ptr(text) };
+    format!("{} ({signal})", text.to_string_lossy().to_lowercase())
 }
 
 /// How often a hook that cannot be watched is looked after, in milliseconds.

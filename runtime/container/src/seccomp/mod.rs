@@ -26,7 +26,6 @@ const FLAG_TSYNC: u32 = 1;
 const FLAG_LOG: u32 = 1 << 1;
 const FLAG_SPEC_ALLOW: u32 = 1 << 2;
 const FLAG_NEW_LISTENER: u32 = 1 << 3;
-const FLAG_TSYNC_ESRCH: u32 = 1 << 4;
 const FLAG_WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
 /// `BPF_MAXINSNS`: the longest program the kernel takes.
@@ -103,9 +102,11 @@ pub fn compile(seccomp: &LinuxSeccomp, cache_dir: Option<&Path>) -> Result<Filte
             program
         }
     };
+    let flags = flags(seccomp, notifies);
+    tracing::debug!("seccomp filter flags: {flags}");
     Ok(Filter {
         program,
-        flags: flags(seccomp, notifies),
+        flags,
         listener_path: seccomp.listener_path().clone().filter(|_| notifies),
         listener_metadata: seccomp.listener_metadata().clone().filter(|_| notifies),
     })
@@ -130,7 +131,7 @@ fn check(seccomp: &LinuxSeccomp) -> Result<bool> {
         if rule.names().iter().any(|name| name == "write") {
             return Err(Error::field(
                 format!("syscalls[{at}]"),
-                "SCMP_ACT_NOTIFY cannot be used for write",
+                "SCMP_ACT_NOTIFY cannot be used for the write syscall",
             ));
         }
     }
@@ -154,12 +155,8 @@ fn flags(seccomp: &LinuxSeccomp, notifies: bool) -> u32 {
     for flag in flags {
         out |= match flag {
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => FLAG_LOG,
-            // With a listener the call's result is a descriptor, so the thread that would not follow
-            // is reported by an errno instead.
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync if notifies => {
-                FLAG_TSYNC | FLAG_TSYNC_ESRCH
-            }
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => FLAG_TSYNC,
+            // There is one thread when the filter is installed.
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => FLAG_SPEC_ALLOW,
             // Means nothing without a listener, and the kernel refuses it then.
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if notifies => {
@@ -199,12 +196,7 @@ impl Filter {
             return Err(io::Error::last_os_error());
         }
         if !self.notifies() {
-            // With TSYNC, a thread that could not follow.
-            return if result == 0 {
-                Ok(None)
-            } else {
-                Err(io::Error::from_raw_os_error(libc::ESRCH))
-            };
+            return Ok(None);
         }
         // SAFETY: with a listener asked for, the result is a descriptor that nobody else owns.
         Ok(Some(unsafe { OwnedFd::from_raw_fd(result as i32) }))

@@ -47,7 +47,8 @@ pub fn send_listener<S: Serialize>(
     };
     let json = serde_json::to_vec(&message)
         .map_err(|error| failed("describe the process for")(error.into()))?;
-    let stream = UnixStream::connect(path).map_err(failed("connect to"))?;
+    let stream =
+        UnixStream::connect(path).map_err(failed("failed to connect with seccomp agent at"))?;
     let fds = [listener.as_raw_fd()];
     let mut sent = 0;
     while sent < json.len() {
