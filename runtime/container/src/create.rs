@@ -6,7 +6,7 @@ use crate::init::{self, Init};
 use crate::mounts::apply::{Sources, open_source};
 use crate::mounts::idmap::IdMaps;
 use crate::mounts::plan::{Kind as StepKind, Step};
-use crate::rootfs::{self, Propagation, Switch};
+use crate::rootfs::{self, Propagation, SharedRoot, Switch};
 use crate::sync::{Channel, Tag};
 use crate::sys::{self, CloneOptions, Cloned};
 use crate::talk::{Child, HostWork, Making, Talk};
@@ -14,6 +14,7 @@ use crate::{Error, Guard, Plan, Record, Result, Rootless};
 use crate::{lifecycle, pty, rdt};
 use nix::sys::socket::SockType;
 use oci::spec::LinuxNamespaceType as Kind;
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -64,6 +65,7 @@ pub struct Created {
     cgroup: Option<Cgroup>,
     rdt: Option<rdt::Group>,
     socket: Option<lifecycle::StartSocket>,
+    shared_root: rootfs::Making,
     started: bool,
 }
 
@@ -87,6 +89,22 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
     } else {
         (None, Vec::new())
     };
+    // What it mounts is mounted in the caller's namespace then.
+    let root_readonly = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    let mounts_here = !namespaces.has(Kind::Mount) && (root_readonly || !steps.is_empty());
+    let mut shared_root = rootfs::Making(None);
+    let tree = if mounts_here {
+        let note = |path: &CStr, id| {
+            if let Some(guard) = request.guard {
+                guard.mount(path, id);
+            }
+        };
+        let (root, tree) = SharedRoot::make(&rootfs, &note).map_err(Error::Init)?;
+        shared_root.0 = Some(root);
+        Some(tree)
+    } else {
+        tree
+    };
     let cgroup = cgroup.create_noting(&|path, about_to| {
         if let Some(guard) = request.guard {
             guard.directory(path, about_to);
@@ -109,10 +127,10 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
     let host = HostWork { spec, rdt: rdt.as_ref() };
     let parent_acts = host.is_needed();
     let has_root = mappings.has_root();
-    let switch = if request.no_pivot || !namespaces.has(Kind::Mount) {
-        Switch::Chroot
-    } else {
-        Switch::Pivot
+    let switch = match (namespaces.has(Kind::Mount), request.no_pivot) {
+        (false, _) => Switch::Shared,
+        (true, true) => Switch::Chroot,
+        (true, false) => Switch::Pivot,
     };
     let shared_pid = !namespaces.has(Kind::Pid);
     let (here, there) =
@@ -137,7 +155,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         domainname: text(spec.domainname()),
         masked: list(linux.and_then(|linux| linux.masked_paths().as_ref())),
         readonly: list(linux.and_then(|linux| linux.readonly_paths().as_ref())),
-        root_readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+        root_readonly,
         hooks: spec.hooks().as_ref(),
         parent_acts,
         keyring: (!request.no_new_keyring).then(|| keyring(request.id)),
@@ -156,6 +174,12 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         cgroup: Entry::into(&init.entry),
         sibling: false,
     };
+    // The steps have the names of runc's debug log: its users look for them there.
+    tracing::debug!(
+        "nsexec container setup: namespaces {:#x}{}",
+        init.namespaces.clone_flags(),
+        if two_steps { ", in two steps" } else { "" }
+    );
     // SAFETY: that the caller has a single thread is this crate's contract.
     let cloned = unsafe { sys::clone3(&options) }
         .map_err(|error| Error::sys("make", "the container's process", error))?;
@@ -163,7 +187,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         Cloned::Child => {
             drop(here);
             // What the parent unmakes when it fails is not the child's to unmake.
-            std::mem::forget((cgroup, rdt, socket));
+            std::mem::forget((cgroup, rdt, socket, shared_root));
             init::begin(init, there)
         }
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
@@ -183,6 +207,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
     let outcome = talk.until_ready();
     let Talk { channel, child, console: master, .. } = talk;
     outcome?;
+    tracing::debug!("child process in init(): {} has its root and waits for start", child.pid);
     let mut cgroup = cgroup;
     cgroup.joined();
     let master = match (console, master) {
@@ -201,6 +226,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         no_keyring: request.no_new_keyring,
         rootless,
         shared_pid,
+        shared_root: shared_root.0.clone(),
     };
     Ok(Created {
         record,
@@ -210,6 +236,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         cgroup: Some(cgroup),
         rdt,
         socket,
+        shared_root,
         started: false,
     })
 }
@@ -232,22 +259,12 @@ fn state(request: &CreateRequest<'_>, status: oci::Status) -> oci::State {
     }
 }
 
-/// How many descriptors from 3 on are kept, and what the program is told of them.
+/// How many descriptors from 3 on are kept, and what the program is told of them. As with crun and
+/// youki it is no error if the caller has not that many: those of this program close on exec.
 pub(crate) fn kept_descriptors(preserve: u32) -> Result<(u32, Vec<String>)> {
     let listening =
         std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
     let count = preserve.saturating_add(listening);
-    for number in 3..3 + i64::from(count) {
-        // SAFETY: takes integers only.
-        let flags = unsafe { libc::fcntl(number as i32, libc::F_GETFD) };
-        // Those of this program itself close on exec; a caller's do not.
-        if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
-            return Err(Error::value(
-                "--preserve-fds",
-                format!("descriptor {number} is not open in the caller"),
-            ));
-        }
-    }
     let environment = if listening > 0 {
         vec![format!("LISTEN_FDS={listening}"), "LISTEN_PID=1".to_owned()]
     } else {
@@ -318,6 +335,7 @@ impl Created {
 
     /// Lets the user's program begin: startContainer hooks, then exec. A failing exec is the error.
     pub fn start(&mut self) -> Result<()> {
+        tracing::debug!("init: closing the pipe to signal completion: the program begins");
         let gone = |error| Error::sys("speak to", "the container's process", error);
         self.channel.send(Tag::Start, &[], &[]).map_err(gone)?;
         self.started = true;
@@ -325,7 +343,7 @@ impl Created {
         self.socket = None;
         match self.channel.receive().map_err(gone)? {
             None => Ok(()),
-            Some(message) => Err(Error::Init(message.failure())),
+            Some(message) => Err(Error::of_start(message.failure())),
         }
     }
 
@@ -344,6 +362,7 @@ impl Created {
         if let Some(socket) = self.socket.take() {
             socket.keep();
         }
+        self.shared_root.0 = None;
         self.record.clone()
     }
 }

@@ -161,6 +161,7 @@ impl Init<'_> {
         }
         process::clear_umask();
         self.entry.join().trying(|| "join the cgroup")?;
+        process::reset_affinity();
         self.namespaces.enter_cgroup()?;
         self.name_host()?;
         if self.namespaces.makes(Kind::Network) {
@@ -171,6 +172,10 @@ impl Init<'_> {
         let (root, terminal) = self.make_root(channel)?;
         if self.parent_acts {
             ask(channel, Tag::Hooks)?;
+        }
+        if self.hooks.is_some_and(|hooks| hooks.create_container().is_some()) {
+            // Where runc's run: some reach the container's files by relative paths.
+            nix::unistd::fchdir(root.fd()).trying(|| "enter the root")?;
         }
         self.hook(HookKind::CreateContainer)?;
         rootfs::protect(&root, &self.readonly)?;
@@ -198,6 +203,7 @@ impl Init<'_> {
         match word(channel)? {
             Word::Start => self.run(channel),
             Word::Keep => {
+                end_by_signals();
                 let Ok(caller) = self.wait() else { sys::exit(1) };
                 // From here on a failure is told to who starts, not to who created.
                 if let Err(failure) = self.run(&caller) {
@@ -241,7 +247,11 @@ impl Init<'_> {
                 Some(tree) => tree,
                 None => rootfs::open_tree(&self.rootfs, None)?,
             };
-            rootfs::attach(tree, self.propagation)?
+            let hooked = self.hooks.is_some_and(enters_before_the_switch);
+            rootfs::attach(tree, self.propagation, hooked.then_some(&self.rootfs))?
+        } else if let Some(tree) = self.tree.take() {
+            // Already mounted where it lies.
+            Root::new(tree)
         } else {
             let path = crate::path::c_path(&self.rootfs)?;
             let fd = sys::open(&path, libc::O_PATH | libc::O_DIRECTORY, 0)
@@ -375,6 +385,11 @@ impl Init<'_> {
     }
 }
 
+/// Whether there are hooks that may enter the namespaces while the old root is still the root.
+fn enters_before_the_switch(hooks: &Hooks) -> bool {
+    [hooks.prestart(), hooks.create_runtime()].into_iter().flatten().any(|list| !list.is_empty())
+}
+
 /// The parent's decision. Hearing nothing more means that it was killed.
 fn word(channel: &Channel) -> Done<Word> {
     match channel.receive().trying(|| "hear from the creator")? {
@@ -406,6 +421,21 @@ pub(crate) fn quiet_signals() {
     }
     let none = nix::sys::signal::SigSet::empty();
     let _ = none.thread_set_mask();
+}
+
+/// Lets the usual signals end a container that was created only: as the first process of a pid
+/// namespace it would not even notice them. The program's execution undoes this.
+fn end_by_signals() {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    extern "C" fn end(signal: libc::c_int) {
+        // SAFETY: ends the process, and is allowed in a handler.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+        // SAFETY: the handler makes one system call and touches no memory.
+        let _ = unsafe { sigaction(signal, &action) };
+    }
 }
 
 /// A session keyring of the container's own; its user may search it.

@@ -96,7 +96,7 @@ pub fn start(state_dir: &Path, record: &Record) -> Result<()> {
     let _ = std::fs::remove_file(&path);
     match answer {
         None => Ok(()),
-        Some(message) => Err(Error::Init(message.failure())),
+        Some(message) => Err(Error::of_start(message.failure())),
     }
 }
 
@@ -205,6 +205,9 @@ pub fn delete(record: &Record, force: bool) -> Result<()> {
     record.cgroup.clear()?;
     if let Some(rdt) = &record.rdt {
         rdt.remove()?;
+    }
+    if let Some(root) = &record.shared_root {
+        root.detach().map_err(Error::Init)?;
     }
     Ok(())
 }

@@ -129,6 +129,33 @@ pub(crate) fn send_over(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Resul
     .map(drop)
 }
 
+/// A connected `--pidfd-socket`: gets a descriptor of the process that is made.
+#[derive(Debug)]
+pub struct PidfdSocket(OwnedFd);
+
+impl PidfdSocket {
+    /// Connects to the socket at `path` (any length).
+    pub fn connect(path: &Path) -> Result<PidfdSocket> {
+        connect_to(path, SockType::Stream).map(PidfdSocket)
+    }
+
+    /// Sends a descriptor of the process, which must not have been reaped.
+    pub fn send(&self, pid: i32) -> Result<()> {
+        let failed = |error| Error::sys("send a pidfd over", "the pidfd socket", error);
+        let pidfd = sys::pidfd_open(pid).map_err(failed)?;
+        sendmsg::<()>(
+            self.0.as_raw_fd(),
+            // The name that runc sends.
+            &[IoSlice::new(b"pidfd")],
+            &[ControlMessage::ScmRights(&[pidfd.as_raw_fd()])],
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )
+        .map_err(failed)
+        .map(drop)
+    }
+}
+
 /// Sends a master to the console socket at `path` (any length), as runc does.
 pub fn send(path: &Path, master: OwnedFd) -> Result<()> {
     let socket = connect_to(path, SockType::Stream)?;
