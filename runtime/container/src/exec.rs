@@ -129,6 +129,8 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
         stdio: request.stdio,
         keyring: (!record.no_keyring).then(|| create::keyring(&record.id)),
     };
+    // The steps have the names of runc's debug log: its users look for them there.
+    tracing::debug!("nsexec container setup: join namespaces {kinds:#x} of {}", record.pid);
     let cloned = joiner.clone()?;
     let (pid, pidfd) = match cloned {
         Cloned::Child => {
@@ -138,6 +140,7 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(there);
+    tracing::debug!("child process in init(): {pid}; setns_init: about to exec");
     let mut talk = Talk {
         channel: here,
         child: Child::new(pid, pidfd),
@@ -250,10 +253,11 @@ impl Joiner<'_> {
         if let Some((first, _)) = self.process.affinity.as_ref().filter(|(f, _)| !f.is_empty()) {
             first.set_affinity().trying(|| "process.execCPUAffinity.initial")?;
             if let Ok(mask) = process::own_affinity() {
-                tracing::debug!("exec: affinity: {mask}");
+                tracing::debug!("nsexec: affinity: {mask}");
             }
         }
         self.entry.join().trying(|| "join the cgroup")?;
+        process::reset_affinity();
         if let Some((_, last)) = self.process.affinity.as_ref().filter(|(_, l)| !l.is_empty()) {
             last.set_affinity().trying(|| "process.execCPUAffinity.final")?;
         }

@@ -51,6 +51,8 @@ const NAMES: [&str; 41] = [
 
 /// `CAP_SYS_ADMIN`.
 pub(crate) const SYS_ADMIN: u32 = 21;
+/// CAP_DAC_OVERRIDE.
+pub(crate) const DAC_OVERRIDE: u32 = 1;
 
 /// A set of capabilities as the kernel has it.
 type Mask = u64;
@@ -117,11 +119,12 @@ impl Sets {
         let possible = permitted & inheritable;
         let impossible = asked.ambient & available & !possible;
         if impossible != 0 {
-            // Templates of years ask for this and no runtime says a word: it has no effect.
-            tracing::debug!(
-                "process.capabilities.ambient: needs them permitted and inheritable, left out: {}",
-                names(impossible).join(" ")
-            );
+            warnings.extend(names(impossible).into_iter().map(|name| {
+                format!(
+                    "process.capabilities.ambient: can't raise ambient capability {name}: \
+                     it is not both permitted and inheritable"
+                )
+            }));
         }
         let sets = Sets {
             bounding: asked.bounding & available,
@@ -254,7 +257,7 @@ mod tests {
             given(r#"{"permitted":["CAP_CHOWN"],"inheritable":[],"ambient":["CAP_CHOWN"]}"#);
         let (sets, warnings) = Sets::plan(Some(&given), u64::MAX);
         assert_eq!(sets.ambient, 0);
-        assert!(warnings.is_empty());
+        assert!(warnings[0].contains("can't raise ambient capability CAP_CHOWN: "));
     }
 
     #[test]

@@ -21,9 +21,9 @@ use caps::Sets;
 use limits::Limit;
 use lsm::Labels;
 pub(crate) use program::Program;
-pub(crate) use sched::own_affinity;
 use sched::{Bits, MemoryPolicy, SchedAttr};
 pub use sched::{MEMORY_POLICY_FLAGS, MEMORY_POLICY_MODES};
+pub(crate) use sched::{own_affinity, reset_affinity};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use stub::Stub;
 pub(crate) use user::{Identity, clear_umask};
@@ -38,6 +38,8 @@ pub(crate) struct Plan {
     limits: Vec<Limit>,
     oom_score_adj: Option<i32>,
     scheduler: Option<SchedAttr>,
+    /// The cgroup has some CPUs only.
+    few_cpus: bool,
     io_priority: Option<i32>,
     memory_policy: Option<MemoryPolicy>,
     personality: Option<u64>,
@@ -129,6 +131,9 @@ impl Plan {
             limits: limits::plan(process.rlimits().as_deref())?,
             oom_score_adj: process.oom_score_adj(),
             scheduler: process.scheduler().as_ref().map(SchedAttr::plan).transpose()?,
+            few_cpus: linux
+                .and_then(|linux| linux.resources().as_ref()?.cpu().as_ref()?.cpus().as_ref())
+                .is_some_and(|cpus| !cpus.is_empty()),
             io_priority: process.io_priority().as_ref().map(sched::io_priority).transpose()?,
             memory_policy: linux
                 .and_then(|linux| linux.memory_policy().as_ref())
@@ -187,7 +192,13 @@ impl Plan {
             sched::set_personality(value).trying(|| "linux.personality")?;
         }
         if let Some(scheduler) = &self.scheduler {
-            scheduler.apply().trying(|| "process.scheduler")?;
+            scheduler.apply().trying(|| match self.few_cpus {
+                // A deadline needs all CPUs (sched_setattr(2)); runc's words.
+                true => {
+                    "process.scheduler: process scheduler can't be used together with AllowedCPUs"
+                }
+                false => "process.scheduler",
+            })?;
         }
         if let Some(value) = self.io_priority {
             sched::set_io_priority(value).trying(|| "process.ioPriority")?;
@@ -214,6 +225,10 @@ impl Plan {
         self.entered = self.program.enter().is_ok();
         let entered = self.entered;
         let program = &mut self.program;
+        if entered && self.capabilities.holds(caps::DAC_OVERRIDE) {
+            // Who it will be may execute what others could not.
+            return program.find();
+        }
         self.identity.looking_as(|| {
             if !entered {
                 program.enter()?;

@@ -164,6 +164,15 @@ impl Bits {
     }
 }
 
+/// Gives the caller all CPUs of its cgroup: the affinity of whoever called the runtime is not the
+/// container's, and kernels since 6.2 remember it over a change of cgroups.
+pub(crate) fn reset_affinity() {
+    let all = [u64::MAX; (MAX_NUMBER + 1) / 64];
+    // SAFETY: the length given is that of the array, in bytes. What forbids the call (a filter
+    // around us) leaves the process as it was.
+    unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&all), all.as_ptr()) };
+}
+
 /// The caller's CPU affinity as the kernel has it: one hexadecimal number.
 pub(crate) fn own_affinity() -> sys::Result<String> {
     let mut words = [0u64; (MAX_NUMBER + 1) / 64];
@@ -208,12 +217,16 @@ impl MemoryPolicy {
     pub(crate) fn plan(given: &LinuxMemoryPolicy) -> Result<MemoryPolicy> {
         use MemoryPolicyModeType as Mode;
         const FIELD: &str = "linux.memoryPolicy";
-        let nodes =
-            Bits::parse("linux.memoryPolicy.nodes", given.nodes().as_deref().unwrap_or_default())?;
+        let nodes = Bits::parse(
+            "linux.memoryPolicy.nodes: invalid memory policy node",
+            given.nodes().as_deref().unwrap_or_default(),
+        )?;
         let flags = given.flags().as_deref().unwrap_or_default();
         let without_nodes = matches!(given.mode(), Mode::MpolDefault | Mode::MpolLocal);
         if without_nodes && !nodes.is_empty() {
-            return Err(Error::value(FIELD, format!("{} takes no nodes", given.mode())));
+            let count: u32 = nodes.0.iter().map(|word| word.count_ones()).sum();
+            let reason = format!("{} mode requires 0 nodes but got {count}", given.mode());
+            return Err(Error::value(FIELD, reason));
         }
         if without_nodes && !flags.is_empty() {
             return Err(Error::value(FIELD, format!("{} takes no flags", given.mode())));
