@@ -39,7 +39,7 @@ pub enum Error {
     #[error(transparent)]
     Usage(#[from] crate::cli::UsageError),
     /// No such command.
-    #[error("unknown command {0:?} (hull --help lists them)")]
+    #[error("unknown command {0:?}: No help topic for '{0}' (--help lists all commands)")]
     UnknownCommand(String),
     /// The kernel store failed.
     #[error(transparent)]

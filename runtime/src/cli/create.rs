@@ -10,6 +10,7 @@ pub(super) fn options(parsed: &Parsed, detach: bool, foreground: bool) -> Result
     Ok(CreateOptions {
         bundle: parsed.value("bundle").map(PathBuf::from),
         console_socket: parsed.value("console-socket").map(PathBuf::from),
+        pidfd_socket: parsed.value("pidfd-socket").map(PathBuf::from),
         pid_file: parsed.value("pid-file").map(PathBuf::from),
         detach,
         foreground,

@@ -5,6 +5,7 @@ use super::{id, operands_error, tables};
 use crate::lifecycle::{self, Context, write_pid_file};
 use crate::wall::ExecRequest;
 use crate::{Error, Result};
+use container::pty::PidfdSocket;
 use oci::Status;
 use oci::spec::{Capability, Process, User};
 use std::collections::HashSet;
@@ -43,6 +44,8 @@ pub fn exec(context: &Context, parsed: &Parsed) -> Result<i32> {
 
     let absolute = |name| parsed.value(name).map(|p| lifecycle::absolute(Path::new(p))).transpose();
     let console_socket: Option<PathBuf> = absolute("console-socket")?;
+    let pidfd_socket =
+        absolute("pidfd-socket")?.map(|path| PidfdSocket::connect(&path)).transpose()?;
     let pid_file = absolute("pid-file")?;
     let detach = parsed.has("detach");
     let terminal = process.terminal().unwrap_or(false);
@@ -71,9 +74,10 @@ pub fn exec(context: &Context, parsed: &Parsed) -> Result<i32> {
             detach,
         },
     )?;
-    if let Some(path) = pid_file
-        && let Err(error) = write_pid_file(&path, exec.pid)
-    {
+    let told = pidfd_socket
+        .map_or(Ok(()), |socket| socket.send(exec.pid).map_err(Error::from))
+        .and_then(|()| pid_file.map_or(Ok(()), |path| write_pid_file(&path, exec.pid)));
+    if let Err(error) = told {
         // Who asked for the pid would never learn which process to end.
         // SAFETY: the child was not waited for, so the pid is its own; kill touches no memory.
         unsafe { libc::kill(exec.pid, libc::SIGKILL) };
@@ -158,9 +162,11 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
     };
     let (bounding, effective, permitted) =
         (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
-    if sets.inheritable().is_some() {
-        let ambient = with(sets.ambient());
-        sets.set_ambient(ambient);
+    if let Some(inheritable) = sets.inheritable() {
+        // Others cannot be ambient.
+        let mut ambient = sets.ambient().clone().unwrap_or_default();
+        ambient.extend(added.intersection(inheritable));
+        sets.set_ambient(Some(ambient));
     }
     sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
     process.set_capabilities(Some(sets));

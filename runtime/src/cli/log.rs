@@ -26,10 +26,20 @@ pub struct Log {
 }
 
 impl Log {
-    /// Says what ended the command.
-    pub fn error(&self, message: &str) {
-        self.write_file("error", message);
-        say("error", message);
+    /// Says what ended the command. `context` names it, where it does not go without saying.
+    pub fn error(&self, context: &str, message: &str) {
+        let text = format!("{context}{message}");
+        self.write_file("error", &text);
+        match context {
+            "" => say("error", &text),
+            _ => print_log(&format!("{text}\n")),
+        }
+    }
+
+    /// The same, with nothing but the message on stderr.
+    pub fn plain_error(&self, context: &str, message: &str) {
+        self.write_file("error", &format!("{context}{message}"));
+        print_log(&format!("{message}\n"));
     }
 
     /// Hands what the libraries say to this log.
@@ -61,7 +71,10 @@ impl Log {
 
 /// One line on stderr, in one write: it is shared with the container.
 fn say(level: &str, message: &str) {
-    let line = format!("hull: {level}: {message}\n");
+    print_log(&format!("hull: {level}: {message}\n"));
+}
+
+fn print_log(line: &str) {
     // There is nobody left to tell of a failure.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
@@ -100,7 +113,11 @@ impl Subscriber for Sink {
         self.0.write_file(level, &message);
         // With a log file stderr is the workload's: engines hand it on.
         if self.0.file.is_none() {
-            say(level, &message);
+            match level {
+                // A log rather than something to read: as it would stand in a file.
+                "debug" => print_log(&self.0.line(level, &message, &now_seconds())),
+                _ => say(level, &message),
+            }
         }
     }
 

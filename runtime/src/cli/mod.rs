@@ -27,6 +27,9 @@ use std::path::{Path, PathBuf};
 /// The status of a command that failed.
 const FAILURE: i32 = 1;
 
+/// What stands between the program's name and the error when `run` fails.
+const RUN: &str = " run failed: ";
+
 /// The status of `exec` when it could not run the program, as runc's.
 const EXEC_FAILURE: i32 = 255;
 
@@ -37,7 +40,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let (globals, rest) = match split(arguments) {
         Ok(split) => split,
         Err(error) => {
-            Log::default().error(&error.to_string());
+            Log::default().error("", &error.to_string());
             return FAILURE;
         }
     };
@@ -56,7 +59,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
             {
                 return FAILURE;
             }
-            log.error(&format!("{context}{error}"));
+            match &*error {
+                // All is made, and the program is what fails: as if it said so itself.
+                Error::Container(container::Error::Program(_)) if context.ends_with(RUN) => {
+                    log.plain_error(&context, &error.to_string());
+                }
+                error => log.error(&context, &error.to_string()),
+            }
             status
         }
     }
@@ -66,13 +75,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
 #[derive(Debug)]
 struct Failure {
     status: i32,
-    context: &'static str,
+    context: String,
     error: Box<Error>,
 }
 
 impl<E: Into<Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Failure { status: FAILURE, context: "", error: Box::new(error.into()) }
+        Failure { status: FAILURE, context: String::new(), error: Box::new(error.into()) }
     }
 }
 
@@ -90,8 +99,9 @@ fn dispatch(
     globals: &Parsed,
     rest: Vec<OsString>,
 ) -> std::result::Result<i32, Failure> {
+    let called = Path::new(&argv0).file_name().unwrap_or_default().to_string_lossy().into_owned();
     if globals.has("version") {
-        print(&version())?;
+        print(&version(&called))?;
         return Ok(0);
     }
     let mut rest = rest.into_iter();
@@ -100,13 +110,16 @@ fn dispatch(
         None | Some("help" | "h") => {
             let topic = rest.next();
             let command = topic.as_deref().and_then(OsStr::to_str).and_then(tables::find);
-            print(&command.map_or_else(tables::help, tables::command_help))?;
+            print(&command.map_or_else(
+                || tables::help(&called),
+                |command| tables::command_help(&called, command),
+            ))?;
             return Ok(0);
         }
         Some(name) => name,
     };
     if globals.help {
-        print(&tables::help())?;
+        print(&tables::help(&called))?;
         return Ok(0);
     }
     let Some(command) = tables::find(name) else {
@@ -114,21 +127,30 @@ fn dispatch(
     };
     let parsed = command.parse(rest)?;
     if parsed.help {
-        print(&tables::command_help(command))?;
+        print(&tables::command_help(&called, command))?;
         return Ok(0);
     }
     check_choice("log-format", globals.value("log-format"), &["text", "json"])?;
     let context = context(argv0, globals)?;
-    let failed = |context: &'static str, status| {
+    if command.name == "list"
+        && globals.has("root")
+        && let Err(source) = std::fs::metadata(context.store.root())
+    {
+        // A mistyped one is not to look like one without containers.
+        return Err(Error::file("reading", context.store.root(), source).into());
+    }
+    // The words of runc's, which engines show to their users.
+    let failed = |what: &'static str, status| {
+        let context = format!("{called}{what}");
         move |error: Error| Failure { status, context, error: Box::new(error) }
     };
     match command.name {
-        "create" => create::create(&context, &parsed).map_err(failed("create failed: ", FAILURE)),
-        "run" => create::run(&context, &parsed).map_err(failed("run failed: ", FAILURE)),
-        "exec" => exec::exec(&context, &parsed).map_err(failed("exec failed: ", EXEC_FAILURE)),
+        "create" => create::create(&context, &parsed).map_err(failed(" create failed: ", FAILURE)),
+        "run" => create::run(&context, &parsed).map_err(failed(RUN, FAILURE)),
+        "exec" => exec::exec(&context, &parsed).map_err(failed(" exec failed: ", EXEC_FAILURE)),
         "start" => {
             lifecycle::reset_child_signal();
-            done(lifecycle::start(&context, &id(&parsed)?)).map_err(failed("", FAILURE))
+            Ok(done(lifecycle::start(&context, &id(&parsed)?))?)
         }
         other => Ok(simple(other, &context, &parsed)?),
     }
@@ -233,8 +255,12 @@ fn print(text: &str) -> Result<()> {
         .map_err(|source| Error::System { operation: "writing to stdout", source })
 }
 
-fn version() -> String {
-    format!("hull version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), oci::SPEC_VERSION)
+/// Under the name that the program was called by: engines look for `runc version` in it.
+fn version(called: &str) -> String {
+    // Set by scripts/build.
+    let commit = option_env!("HULL_COMMIT").unwrap_or("unknown");
+    let version = env!("CARGO_PKG_VERSION");
+    format!("{called} version {version}\ncommit: {commit}\nspec: {}\n", oci::SPEC_VERSION)
 }
 
 fn check(parsed: &Parsed) -> Result<()> {

@@ -21,6 +21,8 @@ const BUNDLE: Opt =
     valued("bundle", "DIR", "the bundle; the current directory otherwise").short(b'b');
 const CONSOLE_SOCKET: Opt =
     valued("console-socket", "PATH", "unix socket that gets the terminal's master");
+const PIDFD_SOCKET: Opt =
+    valued("pidfd-socket", "PATH", "unix socket that gets a pidfd of the process");
 const PID_FILE: Opt = valued("pid-file", "FILE", "write the process id to this file");
 const NO_PIVOT: Opt =
     switch("no-pivot", "do not use pivot_root (for a rootfs on top of a ramdisk)");
@@ -62,7 +64,7 @@ pub const COMMANDS: &[Command] = &[
         "create",
         "ID",
         "make a container that waits for start",
-        &[BUNDLE, CONSOLE_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS],
+        &[BUNDLE, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS],
         (1, 1),
     ),
     command("start", "ID", "run the program of a created container", &[], (1, 1)),
@@ -73,6 +75,7 @@ pub const COMMANDS: &[Command] = &[
         &[
             BUNDLE,
             CONSOLE_SOCKET,
+            PIDFD_SOCKET,
             DETACH,
             switch("keep", "do not delete the container when it ends"),
             PID_FILE,
@@ -113,6 +116,7 @@ pub const COMMANDS: &[Command] = &[
             "run another process in a container",
             &[
                 CONSOLE_SOCKET,
+                PIDFD_SOCKET,
                 valued("cwd", "DIR", "working directory in the container"),
                 valued("env", "NAME=VALUE", "set an environment variable").short(b'e'),
                 switch("tty", "allocate a terminal").short(b't'),
@@ -278,11 +282,12 @@ fn options_help(text: &mut String, options: &[Opt]) {
     let _ = writeln!(text, "   {:<34} show help", "--help, -h");
 }
 
-/// The help of the whole program.
-pub fn help() -> String {
-    let mut text = String::from(
-        "NAME:\n   hull - runs an OCI bundle as a container or in a microVM\n\n\
-         USAGE:\n   hull [global options] COMMAND [options] [arguments]\n\nCOMMANDS:\n",
+/// The help of the whole program, under the name that it was called by.
+pub fn help(name: &str) -> String {
+    let mut text = format!(
+        "NAME:\n   {name} - Open Container Initiative runtime: \
+         one bundle, as a container or in a microVM\n\n\
+         USAGE:\n   {name} [global options] COMMAND [options] [arguments]\n\nCOMMANDS:\n",
     );
     for command in COMMANDS {
         let _ = writeln!(text, "   {:<12} {}", command.name, command.about);
@@ -293,9 +298,9 @@ pub fn help() -> String {
 }
 
 /// The help of one command.
-pub fn command_help(command: &Command) -> String {
+pub fn command_help(name: &str, command: &Command) -> String {
     let mut text = format!(
-        "NAME:\n   hull {} - {}\n\nUSAGE:\n   hull {} [options] {}\n\nOPTIONS:\n",
+        "NAME:\n   {name} {} - {}\n\nUSAGE:\n   {name} {} [options] {}\n\nOPTIONS:\n",
         command.name, command.about, command.name, command.operands
     );
     options_help(&mut text, command.options);
@@ -326,10 +331,10 @@ mod tests {
 
     #[test]
     fn the_help_names_every_command_and_option() {
-        let all = help();
+        let all = help("hull");
         for command in COMMANDS {
             assert!(all.contains(command.name));
-            let text = command_help(command);
+            let text = command_help("hull", command);
             assert!(command.options.iter().all(|option| text.contains(option.long)));
         }
     }

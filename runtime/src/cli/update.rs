@@ -80,6 +80,12 @@ fn read(parsed: &Parsed) -> Result<Update> {
             inner.insert(member.to_owned(), value);
         }
     }
+    // None at all: what the kernel takes for 0 and systemd does not.
+    if let Some(limit) = resources.get_mut("pids").and_then(|pids| pids.get_mut("limit"))
+        && *limit == 0
+    {
+        *limit = 1.into();
+    }
     let document = Value::from(resources).to_string();
     Ok(Update {
         resources: oci::parse_resources(document.as_bytes())?,

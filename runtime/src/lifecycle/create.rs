@@ -16,6 +16,8 @@ pub struct CreateOptions {
     pub bundle: Option<PathBuf>,
     /// `--console-socket`.
     pub console_socket: Option<PathBuf>,
+    /// `--pidfd-socket`.
+    pub pidfd_socket: Option<PathBuf>,
     /// `--pid-file`.
     pub pid_file: Option<PathBuf>,
     /// Nobody waits here for the container.
@@ -70,6 +72,9 @@ fn make(
 ) -> Result<Live> {
     let pid_file = options.pid_file.as_deref().map(absolute).transpose()?;
     let console_socket = options.console_socket.as_deref().map(absolute).transpose()?;
+    let pidfd_socket = options.pidfd_socket.as_deref().map(absolute).transpose()?;
+    let pidfd_socket =
+        pidfd_socket.map(|path| container::pty::PidfdSocket::connect(&path)).transpose()?;
     let file = hull_toml(context)?;
     let bundle = enter_bundle(options.bundle.as_deref())?;
     let (mut config, text) = oci::load_with_text(Path::new("config.json"))?;
@@ -138,6 +143,9 @@ fn make(
     };
     if let Some(path) = &live.pid_file {
         store::write_pid_file(path, live.container.record.pid())?;
+    }
+    if let Some(socket) = pidfd_socket {
+        socket.send(live.container.record.pid())?;
     }
     live.check_interrupted()?;
     Ok(live)
