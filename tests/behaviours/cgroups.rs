@@ -17,7 +17,7 @@ subject! {
         unknown_path_is_not_climbed, memory_below_use_is_refused_when_asked, huge_page_limit_is_honoured_or_refused,
         unified_is_honoured_or_refused, network_classes_are_honoured_or_refused, intel_rdt_is_refused_without_resctrl,
         rdma_is_honoured_or_refused, real_time_budget_is_honoured_or_refused, cpu_burst_and_idle_are_honoured_or_refused,
-        foreign_group_is_left_alone;
+        foreign_group_is_left_alone, group_with_processes_is_refused, no_tasks_at_all_is_one;
 }
 
 fn sleeper(place: &Place) -> Bundle {
@@ -519,4 +519,23 @@ fn foreign_group_is_left_alone(place: &Place) {
         }
         cgroup::named(&place.id).is_empty().then_some(())
     });
+}
+
+fn group_with_processes_is_refused(place: &Place) {
+    let path = json!(format!("/{}", place.id));
+    let first = place.start(&sleeper(place).set("/linux/cgroupsPath", path.clone()));
+    let second = place.bundle().set("/linux/cgroupsPath", path);
+    let output = place.creating(&second, &format!("{}-2", place.id)).run();
+    output.complains(&["container's cgroup is not empty"]);
+    assert_eq!(first.status(), "running");
+}
+
+fn no_tasks_at_all_is_one(place: &Place) {
+    let bundle = sleeper(place).set("/linux/resources/pids", json!({"limit": 0}));
+    let new = place.start(&bundle.set("/ociVersion", json!("1.3.0")));
+    assert_eq!(read(place, &new, "pids", "pids.max", "pids.max"), "1");
+    new.delete_force();
+    let bundle = sleeper(place).set("/linux/resources/pids", json!({"limit": 0}));
+    let old = place.start(&bundle.set("/ociVersion", json!("1.2.0")));
+    assert_eq!(read(place, &old, "pids", "pids.max", "pids.max"), "max");
 }

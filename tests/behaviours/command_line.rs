@@ -12,7 +12,8 @@ subject! {
     container: help_is_shown, template_is_runcs, template_is_not_overwritten, template_runs, template_goes_to_the_bundle,
         features_are_json_with_the_specs_fields, features_name_what_is_honoured, check_names_what_the_host_has,
         check_is_json_when_asked, log_is_appended_to, log_through_a_descriptor_works, other_root_is_another_world,
-        hull_toml_is_read, broken_hull_toml_is_named;
+        hull_toml_is_read, broken_hull_toml_is_named,
+        it_goes_by_the_name_it_was_called_by, list_of_a_missing_root_is_an_error, pidfd_is_sent_to_a_socket;
     microvm: name_chooses_the_wall, annotation_chooses_the_wall, vm_object_chooses_the_wall, annotation_sets_the_size,
         spec_sets_the_size, memory_limit_sizes_the_guest, phases_are_shown_by_debug, guest_has_its_own_kernel,
         weaker_wall_is_never_taken_silently, kernel_parameters_reach_the_guest, initrd_of_ones_own_is_unpacked;
@@ -514,4 +515,39 @@ fn initrd_of_ones_own_is_unpacked(place: &Place) {
     let file = place.new_file("initrd", archive);
     let bundle = place.bundle().set("/vm/kernel/initrd", json!(file)).sh("echo works");
     place.run(&bundle).ok().prints("works");
+}
+
+fn it_goes_by_the_name_it_was_called_by(place: &Place) {
+    place.only_hull();
+    let runc = place.path("runc");
+    std::os::unix::fs::symlink(&place.program, &runc).expect("a link");
+    Call::new(&place.dir, &runc).arg("--version").ok().says("runc version ").says("commit: ");
+    let output = Call::new(&place.dir, &runc).arg("--help").ok();
+    assert_eq!(output.lines()[1].trim().split(" - ").next(), Some("runc"), "{output}");
+    let failed = Call::new(&place.dir, &runc).args(["run", "-b", "/no-such-bundle", "x"]).run();
+    failed.complains(&["runc run failed: "]);
+}
+
+fn list_of_a_missing_root_is_an_error(place: &Place) {
+    let list = |root: &str| Call::new(&place.dir, &place.program).args(["--root", root, "list"]);
+    list("/no-such-root").run().complains(&["no such file or directory"]);
+}
+
+fn pidfd_is_sent_to_a_socket(place: &Place) {
+    use std::io::Read;
+    let path = place.path("pidfd.sock");
+    let socket = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+    let said = || {
+        let mut text = String::new();
+        socket.accept().expect("a caller").0.read_to_string(&mut text).expect("its words");
+        text
+    };
+    let bundle = place.bundle().args(&["sleep", "1000"]);
+    let call = place.creating(&bundle, &place.id).arg("--pidfd-socket").arg(&path);
+    let container = tests::Container::named(place, &place.id);
+    call.run().ok();
+    assert_eq!(said(), "pidfd");
+    container.start();
+    container.exec_with(&["--pidfd-socket", tests::place::str(&path)], &["true"]).ok();
+    assert_eq!(said(), "pidfd");
 }

@@ -13,7 +13,8 @@ subject! {
         relative_hook_path_is_refused, poststop_runs_on_forced_delete, failing_poststart_ends_the_container;
     container: create_container_hook_is_in_the_mount_namespace, hooks_of_the_host_are_not_in_the_containers_namespaces,
         hook_killed_by_a_signal_is_a_failure, large_state_reaches_a_hook_that_does_not_read,
-        prestart_hook_can_move_a_network_device, hook_output_is_no_ones_input;
+        prestart_hook_can_move_a_network_device, hook_output_is_no_ones_input,
+        hook_finds_the_rootfs_in_the_containers_mounts;
 }
 
 /// A hook that appends a line to the log.
@@ -324,4 +325,21 @@ fn hook_output_is_no_ones_input(place: &Place) {
         json!([hook(place, "noise", "echo noise; echo noise >&2")]),
     );
     place.run(&bundle).ok().says("workload");
+}
+
+fn hook_finds_the_rootfs_in_the_containers_mounts(place: &Place) {
+    place.needs("nsenter");
+    let bundle = place.bundle().sh("cat /etc/given");
+    let given = place.new_file("given", "by the hook\n");
+    let target = bundle.rootfs().join("etc/given");
+    let text = format!(
+        "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/')
+        touch {0}; nsenter -m -t $pid mount --bind {1} {0}",
+        target.display(),
+        given.display(),
+    );
+    place
+        .run(&with(bundle, "createRuntime", json!([hook(place, "binds", &text)])))
+        .ok()
+        .prints("by the hook");
 }

@@ -18,8 +18,8 @@ subject! {
         bad_ids_are_refused, long_paths_work, delete_of_a_created_one_needs_force_or_a_kill,
         creator_may_go, states_of_others_are_not_shown, cycles_leave_nothing;
     container: kept_run_leaves_its_state, kill_all_reaches_all_without_pid_namespace,
-        kill_reaches_those_who_outlived_the_first, frozen_cgroup_is_refused,
-        zombie_counts_as_stopped, ps_takes_options, ps_json_is_numbers;
+        kill_reaches_those_who_outlived_the_first, paused_containers_cgroup_is_refused,
+        zombie_counts_as_stopped, created_one_ends_by_sigterm, ps_takes_options, ps_json_is_numbers;
     microvm: monitor_is_the_callers_child_with_the_workloads_status, killed_monitor_leaves_nothing_to_delete_by_hand;
 }
 
@@ -153,6 +153,7 @@ fn list_shows_all(place: &Place) {
 }
 
 fn list_quiet_shows_ids(place: &Place) {
+    fs::create_dir(place.root()).expect("the root");
     place.call(&["list", "-q"]).ok().prints("");
     let _container = place.create(&sleeper(place));
     place.call(&["list", "-q"]).ok().prints(&place.id);
@@ -447,13 +448,13 @@ fn kill_reaches_those_who_outlived_the_first(place: &Place) {
     container.delete();
 }
 
-fn frozen_cgroup_is_refused(place: &Place) {
+fn paused_containers_cgroup_is_refused(place: &Place) {
     let first = place.start(&place.bundle().sh("echo ready; sleep 1000"));
     first.says("ready");
     place.call(&["pause", &place.id]).ok();
     let second = format!("{}-2", place.id);
     let bundle = place.bundle().set("/linux/cgroupsPath", json!(format!("/{}", place.id)));
-    place.creating(&bundle, &second).run().complains(&["frozen"]);
+    place.creating(&bundle, &second).run().complains(&["not empty"]);
     place.call(&["resume", &place.id]).ok();
     first.delete_force();
 }
@@ -490,4 +491,11 @@ fn killed_monitor_leaves_nothing_to_delete_by_hand(place: &Place) {
     container.becomes("stopped");
     container.exec(&["true"]).run().fails();
     container.delete();
+}
+
+fn created_one_ends_by_sigterm(place: &Place) {
+    place.only_hull();
+    let container = place.create(&sleeper(place));
+    container.kill("TERM");
+    container.becomes("stopped");
 }

@@ -21,6 +21,8 @@ subject! {
     container: propagation_is_set, root_propagation_is_set, private_mount_stays_inside, shared_mount_comes_out,
         slave_mount_comes_in, recursive_read_only_reaches_submounts, idmapped_bind_maps_owners,
         cgroups_are_mounted, unneeded_mount_of_the_host_is_gone, device_mode_and_owner_are_set, no_pivot_works,
+        no_pivot_leaves_no_bare_proc, naming_an_attribute_of_a_bind_clears_the_others,
+        locked_attributes_of_a_bind_are_not_taken_off,
         remount_of_a_bind_keeps_locked_flags, source_in_an_earlier_mount_is_found,
         destination_may_be_given_as_seen_outside;
 }
@@ -530,6 +532,53 @@ fn no_pivot_works(place: &Place) {
         .run()
         .ok()
         .prints("/bin\n/");
+}
+
+fn no_pivot_leaves_no_bare_proc(place: &Place) {
+    let bundle = place
+        .bundle()
+        .more_capabilities(&["CAP_SETFCAP"])
+        .sh("unshare -mrpf mount -t proc none /proc && echo bare");
+    place.running(&bundle).arg("--no-pivot").run().does_not_say("bare");
+}
+
+/// A directory with these attributes of its mount.
+fn mounted_with(place: &Place, options: &str) -> std::path::PathBuf {
+    let dir = place.new_dir("tree").join("sub");
+    fs::create_dir(&dir).expect("a directory");
+    let mount = |words: &[&str]| {
+        Call::new(&place.dir, "mount").args(words).arg(&dir).ok();
+    };
+    mount(&["-t", "tmpfs", "none"]);
+    mount(&["--bind", "-o", &format!("remount,{options}")]);
+    dir
+}
+
+fn naming_an_attribute_of_a_bind_clears_the_others(place: &Place) {
+    let dir = mounted_with(place, "ro,nosuid,noexec,noatime");
+    let bundle = place
+        .bundle()
+        .bind(&dir, "/kept", &["rprivate"])
+        .bind(&dir, "/named", &["nodev"])
+        .sh("grep -E ' /(kept|named) ' /proc/mounts");
+    let output = place.run(&bundle);
+    unmount(place);
+    let lines = output.ok().lines();
+    let options = |line: &str| line.split(' ').nth(3).expect("options").to_owned();
+    assert!(options(lines[0]).starts_with("ro,nosuid,noexec,noatime"), "{output}");
+    assert!(options(lines[1]).starts_with("rw,nodev,noatime"), "{output}");
+}
+
+fn locked_attributes_of_a_bind_are_not_taken_off(place: &Place) {
+    let dir = mounted_with(place, "ro,noexec");
+    let bundle = place.bundle().user_namespace();
+    let kept = bundle.bind(&dir, "/mnt", &["nodev"]).sh("grep ' /mnt ' /proc/mounts");
+    let kept = place.run(&kept);
+    let bundle = place.bundle().user_namespace();
+    let refused = place.run(&bundle.bind(&dir, "/mnt", &["rw"]));
+    unmount(place);
+    kept.ok().says(" ro,").says("nodev").says("noexec");
+    refused.complains(&["operation not permitted"]);
 }
 
 fn remount_of_a_bind_keeps_locked_flags(place: &Place) {

@@ -14,7 +14,7 @@ subject! {
         hostname_without_uts_is_refused, sysctl_of_the_host_is_refused, sysctl_without_its_namespace_is_refused,
         time_offsets_are_set, time_offsets_without_namespace_are_refused, network_devices_move_in,
         missing_network_device_is_named, device_returns_when_all_is_over, cgroup_view_begins_at_the_top,
-        no_mount_namespace_is_refused_or_made, several_ranges_are_mapped;
+        without_a_mount_namespace_mounts_lie_on_the_rootfs, several_ranges_are_mapped;
 }
 
 const KINDS: &[(&str, &str)] = &[
@@ -338,8 +338,23 @@ fn cgroup_view_begins_at_the_top(place: &Place) {
     assert!(output.lines().iter().any(|line| line.ends_with(":/")), "{output}");
 }
 
-fn no_mount_namespace_is_refused_or_made(place: &Place) {
+fn without_a_mount_namespace_mounts_lie_on_the_rootfs(place: &Place) {
+    place.only_hull();
     let before = tests::leftovers::mounts();
-    let _ = place.run(&place.bundle().without_namespace("mount"));
+    let bundle = sleeper(place)
+        .without_namespace("mount")
+        .set("/linux/maskedPaths", json!([]))
+        .set("/linux/readonlyPaths", json!([]))
+        .set("/root/readonly", json!(true));
+    let container = place.start(&bundle);
+    assert_eq!(link(container.pid(), "mnt"), link("self", "mnt"));
+    container.sh("test -e /proc/self/status && ! touch /x").ok();
+    assert!(bundle.rootfs().join("proc/meminfo").exists());
+    container.delete_force();
+    assert_eq!(tests::leftovers::mounts(), before);
+    assert!(!bundle.rootfs().join("proc/meminfo").exists());
+
+    let bundle = bundle.set("/linux/maskedPaths", json!(["/proc/kcore"]));
+    place.run(&bundle).complains(&["linux.maskedPaths"]);
     assert_eq!(tests::leftovers::mounts(), before);
 }

@@ -21,7 +21,8 @@ subject! {
         nice_is_the_configs, io_priority_is_the_configs, apparmor_profile_is_refused_without_apparmor,
         selinux_label_is_refused_without_selinux, command_line_of_windows_is_refused,
         killed_by_itself_without_pid_namespace, listen_fds_are_passed_on, cpu_affinity_of_exec_is_accepted,
-        memory_policy_is_honoured_or_refused, keyring_is_its_own;
+        memory_policy_is_honoured_or_refused, keyring_is_its_own, affinity_of_the_caller_is_not_its_own,
+        capability_to_override_permissions_counts;
 }
 
 fn exit_status_is_passed_on(place: &Place) {
@@ -491,4 +492,35 @@ fn keyring_is_its_own(place: &Place) {
         place.cannot("the kernel has no keyrings");
     }
     output.says(&format!("_ses.{}", place.id));
+}
+
+fn affinity_of_the_caller_is_not_its_own(place: &Place) {
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").expect("the CPUs");
+    if online.trim() == "0" {
+        place.cannot("there is one CPU only");
+    }
+    let bundle = place.bundle().sh("grep Cpus_allowed_list /proc/self/status");
+    bundle.save();
+    let output = Call::new(&place.dir, "taskset")
+        .args(["-c", "0"])
+        .arg(&place.program)
+        .arg("--root")
+        .arg(place.root())
+        .args(["run", "--bundle"])
+        .arg(&bundle.dir)
+        .arg(&place.id)
+        .ok();
+    output.prints(&format!("Cpus_allowed_list:\t{}", online.trim()));
+}
+
+fn capability_to_override_permissions_counts(place: &Place) {
+    let bundle = || {
+        let bundle = place.bundle().file("bin/only-root", "#!/bin/sh\necho ran\n", 0o744);
+        bundle.set("/process/user", json!({"uid": 1000, "gid": 1000})).args(&["/bin/only-root"])
+    };
+    place.run(&bundle()).complains(&["permission denied"]);
+    let sets = ["bounding", "effective", "permitted", "inheritable", "ambient"];
+    let given: serde_json::Value =
+        sets.iter().map(|set| (set.to_string(), json!(["CAP_DAC_OVERRIDE"]))).collect();
+    place.run(&bundle().set("/process/capabilities", given)).ok().prints("ran");
 }
