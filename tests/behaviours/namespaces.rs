@@ -156,11 +156,13 @@ fn user_can_be_joined(place: &Place) {
         .remove("/linux/uidMappings")
         .remove("/linux/gidMappings")
         .namespace("user", Some(&path))
+        // Written while the process is still the host's root: in there it may not.
+        .set("/process/oomScoreAdj", json!(321))
         .set("/linux/cgroupsPath", json!(format!("/{second}")));
     let two = place.create_as(&bundle, &second);
     two.start();
     assert_eq!(link(one.pid(), "user"), link(two.pid(), "user"));
-    two.sh("id -u").ok().prints("0");
+    two.sh("id -u; cat /proc/1/oom_score_adj").ok().prints("0\n321");
 }
 
 fn mount_can_be_joined(place: &Place) {

@@ -97,6 +97,10 @@ impl Init<'_> {
     /// Joins namespaces that only children live in, and makes the container's process.
     fn in_between(&mut self, channel: &Channel) -> Done<()> {
         let mut flags = self.namespaces.clone_flags();
+        if self.namespaces.joins(Kind::User) {
+            // As another user's root it may not any more; its child inherits it.
+            self.process.set_oom_score("self")?;
+        }
         let joined = self.namespaces.join_before()?;
         if joined.contains(&Kind::User) {
             userns::become_root(true).trying(|| "become root in the joined user namespace")?;
@@ -149,8 +153,8 @@ impl Init<'_> {
         if self.namespaces.makes(Kind::User) && !mapped {
             self.take_identity(channel)?;
         }
-        if !self.namespaces.makes(Kind::User) {
-            // Otherwise the parent did, which has the privilege.
+        if !self.namespaces.has(Kind::User) {
+            // Otherwise it was done by who had the privilege.
             self.process.set_oom_score("self")?;
         }
         self.namespaces.join(&joined)?;
