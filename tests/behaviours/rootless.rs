@@ -11,7 +11,8 @@ subject! {
         exec_works_for_a_user, ranges_are_mapped_by_newuidmap, devices_are_there_for_a_user,
         limits_that_cannot_be_had_are_said, state_is_kept_in_the_runtime_directory, rootless_template_runs,
         user_without_user_namespace_is_told, files_of_others_stay_closed, terminal_works_for_a_user,
-        setgroups_is_denied_without_a_helper, two_users_do_not_see_each_other, rootless_can_be_forced_and_forbidden;
+        setgroups_is_denied_without_a_helper, two_users_do_not_see_each_other, rootless_can_be_forced_and_forbidden,
+        engine_in_a_user_namespace_is_served, cgroups_are_shown_to_a_user;
 }
 
 const USER: u32 = 54321;
@@ -80,14 +81,18 @@ fn home(place: &Place) -> PathBuf {
 
 /// The runtime called by a user of the system.
 fn by(place: &Place, user: u32, root: Option<&str>) -> Call {
+    let mut call = as_user(place, Call::new(&place.dir, reachable(place)), user);
+    if let Some(root) = root {
+        call = call.arg("--root").arg(home(place).join(root));
+    }
+    call
+}
+
+/// A call by a user of the system, with a home of its own.
+fn as_user(place: &Place, call: Call, user: u32) -> Call {
     let home = home(place);
     fs::set_permissions(&place.dir, fs::Permissions::from_mode(0o777)).expect("an open directory");
-    let mut call =
-        Call::new(&place.dir, reachable(place)).env("HOME", &home).env("XDG_RUNTIME_DIR", &home);
-    if let Some(root) = root {
-        call = call.arg("--root").arg(home.join(root));
-    }
-    call.in_dir(&home).before_exec(move || {
+    call.env("HOME", &home).env("XDG_RUNTIME_DIR", &home).in_dir(&home).before_exec(move || {
         // SAFETY: system calls with integers and a null pointer.
         unsafe {
             if libc::setgroups(0, std::ptr::null()) != 0
@@ -313,4 +318,46 @@ fn rootless_can_be_forced_and_forbidden(place: &Place) {
         }
     }
     place.hull().args(["--rootless", "perhaps", "list"]).run().complains(&["rootless", "perhaps"]);
+}
+
+/// As podman run by a user does: it is root in a namespace of its own, the containers share it.
+fn engine_in_a_user_namespace_is_served(place: &Place) {
+    place.only_hull();
+    let bundle = bundle(place)
+        .without_namespace("user")
+        .remove("/linux/uidMappings")
+        .remove("/linux/gidMappings")
+        .args(&["sleep", "1000"]);
+    bundle.save();
+    let script = format!(
+        "set -e; hull={}; id={}
+        $hull run --detach --bundle {} $id
+        ls $XDG_RUNTIME_DIR/hull
+        $hull exec $id sh -c 'echo inside; readlink /proc/self; exit 7' || echo $?
+        $hull exec --detach $id true
+        $hull delete --force $id",
+        reachable(place).display(),
+        place.id,
+        bundle.dir.display()
+    );
+    as_user(place, Call::new(&place.dir, "unshare"), USER)
+        .env_remove("USER")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .run()
+        .ok()
+        .says(&place.id)
+        .says("inside")
+        .says("7");
+}
+
+fn cgroups_are_shown_to_a_user(place: &Place) {
+    for own in [false, true] {
+        let mut bundle = bundle(place)
+            .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"])
+            .sh("find /sys/fs/cgroup -maxdepth 2 -name cgroup.procs | head -1; touch /sys/fs/cgroup/x");
+        if own {
+            bundle = bundle.namespace("cgroup", None);
+        }
+        run(place, &bundle).says("cgroup.procs").complains(&["Read-only"]);
+    }
 }

@@ -6,7 +6,8 @@
 //!
 //! Where the container's processes may look into others (`CAP_SYS_PTRACE`) there is a process in
 //! between as well: what comes into their sight must hold nothing of the host's then, no directory
-//! least of all, and a child begins with all that its parent has.
+//! least of all, and a child begins with all that its parent has. So there is where the caller
+//! could not come back from the container's pid namespace.
 
 use crate::cgroups::Entry;
 use crate::create::{self, kept_descriptors};
@@ -122,7 +123,8 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
     let joiner = Joiner {
         init,
         kinds,
-        watched: !user_namespace && may_look(request),
+        two_steps: user_namespace
+            || (kinds & libc::CLONE_NEWPID != 0 && (may_look(request) || !may_come_back())),
         root,
         entry,
         process,
@@ -190,13 +192,24 @@ fn may_look(request: &ExecRequest<'_>) -> bool {
     })
 }
 
+/// Whether this process, having sent its children to another pid namespace, may have them in its
+/// own again: not as the root of a user namespace which its pid namespace does not belong to, as
+/// engines run by an ordinary user have it.
+fn may_come_back() -> bool {
+    sys::open(c"/proc/self/ns/pid", libc::O_RDONLY, 0)
+        .and_then(|own| sys::setns(own.as_fd(), libc::CLONE_NEWPID))
+        .is_ok()
+}
+
 /// All that the child needs.
 struct Joiner<'a> {
     init: OwnedFd,
     /// `CLONE_NEW*` of what is joined.
     kinds: i32,
-    /// The container's processes may look into this one from its first moment on.
-    watched: bool,
+    /// A process in between joins, and makes the container's: there is a user namespace to join
+    /// first, or the container's processes may look into this one from its first moment on, or
+    /// this process could not leave the container's pid namespace again.
+    two_steps: bool,
     /// The container's root, when its mount namespace is not its own.
     root: Option<OwnedFd>,
     entry: Entry,
@@ -206,16 +219,11 @@ struct Joiner<'a> {
 }
 
 impl Joiner<'_> {
-    fn in_two_steps(&self) -> bool {
-        self.kinds & libc::CLONE_NEWUSER != 0
-            || (self.watched && self.kinds & libc::CLONE_NEWPID != 0)
-    }
-
-    /// Makes the child. Without a user namespace to join first, it is born in the pid namespace.
+    /// Makes the child. In one step, it is born in the pid namespace.
     fn clone(&self) -> Result<Cloned> {
         let failed = |what| move |error| Error::sys("make", what, error);
         let options = CloneOptions { cgroup: Entry::into(&self.entry), ..CloneOptions::default() };
-        let into_pid = self.kinds & libc::CLONE_NEWPID != 0 && !self.in_two_steps();
+        let into_pid = self.kinds & libc::CLONE_NEWPID != 0 && !self.two_steps;
         let own = if into_pid {
             let own = sys::open(c"/proc/self/ns/pid", libc::O_RDONLY, 0)
                 .map_err(failed("a way back to the own pid namespace"))?;
@@ -269,7 +277,7 @@ impl Joiner<'_> {
             None
         };
         let mut kinds = self.kinds;
-        if !self.in_two_steps() {
+        if !self.two_steps {
             kinds &= !libc::CLONE_NEWPID;
         }
         if kinds != 0 {
@@ -282,7 +290,7 @@ impl Joiner<'_> {
             nix::unistd::fchdir(root).trying(|| "enter the container's root")?;
             nix::unistd::chroot(".").trying(|| "enter the container's root")?;
         }
-        if !self.in_two_steps() {
+        if !self.two_steps {
             return self.inside(channel, proc);
         }
         self.let_go(channel, proc.as_ref())?;

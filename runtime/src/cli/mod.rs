@@ -222,20 +222,20 @@ fn context(argv0: OsString, globals: &Parsed) -> Result<Context> {
 }
 
 /// `/run/hull`; for an ordinary user, and for one who plays root in a user namespace, a
-/// directory of the user's own.
+/// directory of the user's own. Engines do not always say whom the namespace belongs to; who is
+/// called root in there is the root of a system of its own.
 fn default_root() -> PathBuf {
+    let of_system = || PathBuf::from("/run/hull");
+    let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) else {
+        return of_system();
+    };
     // SAFETY: geteuid cannot fail and touches no memory.
     let root = unsafe { libc::geteuid() } == 0;
-    let plays_root = || {
-        let name = std::env::var_os("USER").unwrap_or_default();
-        !name.is_empty() && name != "root"
-    };
-    if (!root || plays_root())
-        && let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty())
-    {
-        return Path::new(&runtime).join("hull");
+    let named_root = std::env::var_os("USER").is_some_and(|name| name == "root");
+    if root && (named_root || !container::Rootless::Auto.decide()) {
+        return of_system();
     }
-    PathBuf::from("/run/hull")
+    Path::new(&runtime).join("hull")
 }
 
 fn check_choice(flag: &'static str, value: Option<&OsStr>, choices: &[&str]) -> Result<()> {

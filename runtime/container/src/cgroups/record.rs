@@ -53,8 +53,16 @@ pub(super) fn hierarchies(layout: &Layout, record: &Record) -> Vec<Hierarchy> {
     let base_name = |path: &Path| {
         path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     };
+    // Where an ordinary user may not make a cgroup, the container stays in the caller's.
+    let source = |name: &str, own: &PathBuf| {
+        record
+            .paths
+            .get(name)
+            .or(record.rootless.then_some(own).filter(|own| own.is_dir()))
+            .cloned()
+    };
     for v1 in &layout.v1 {
-        let Some(source) = v1.controllers.first().and_then(|name| record.paths.get(name)) else {
+        let Some(source) = v1.controllers.first().and_then(|name| source(name, &v1.own)) else {
             continue;
         };
         let name = base_name(&v1.mountpoint);
@@ -65,17 +73,12 @@ pub(super) fn hierarchies(layout: &Layout, record: &Record) -> Vec<Hierarchy> {
         let named = v1.controllers.iter().any(|controller| controller.starts_with("name="));
         let data = v1.controllers.join(",");
         let data = if named { format!("none,{data}") } else { data };
-        out.push(Hierarchy { name, links, source: source.clone(), v2: false, data });
+        out.push(Hierarchy { name, links, source, v2: false, data });
     }
-    if let (Some(v2), Some(source)) = (&layout.v2, record.paths.get("")) {
+    let v2 = layout.v2.as_ref().and_then(|v2| Some((v2, source("", &v2.own)?)));
+    if let Some((v2, source)) = v2 {
         let name = if layout.v1.is_empty() { String::new() } else { base_name(&v2.mountpoint) };
-        out.push(Hierarchy {
-            name,
-            links: Vec::new(),
-            source: source.clone(),
-            v2: true,
-            data: String::new(),
-        });
+        out.push(Hierarchy { name, links: Vec::new(), source, v2: true, data: String::new() });
     }
     out
 }
