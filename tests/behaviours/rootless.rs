@@ -12,7 +12,8 @@ subject! {
         limits_that_cannot_be_had_are_said, state_is_kept_in_the_runtime_directory, rootless_template_runs,
         user_without_user_namespace_is_told, files_of_others_stay_closed, terminal_works_for_a_user,
         setgroups_is_denied_without_a_helper, two_users_do_not_see_each_other, rootless_can_be_forced_and_forbidden,
-        engine_in_a_user_namespace_is_served, cgroups_are_shown_to_a_user;
+        engine_in_a_user_namespace_is_served, cgroups_are_shown_to_a_user,
+        limits_of_a_delegated_group_are_set;
 }
 
 const USER: u32 = 54321;
@@ -359,5 +360,42 @@ fn cgroups_are_shown_to_a_user(place: &Place) {
             bundle = bundle.namespace("cgroup", None);
         }
         run(place, &bundle).says("cgroup.procs").complains(&["Read-only"]);
+    }
+}
+
+fn limits_of_a_delegated_group_are_set(place: &Place) {
+    let given = |name: &str| {
+        let dir = tests::cgroup::controller(name)?.join(&place.id);
+        fs::create_dir_all(&dir).expect("a group");
+        for file in ["cpuset.cpus", "cpuset.mems"].map(|file| dir.join(file)) {
+            let above = dir.parent().expect("a parent").join(file.file_name().expect("a name"));
+            if let Ok(value) = fs::read(above) {
+                let _ = fs::write(&file, value);
+            }
+        }
+        for file in ["", "cgroup.procs", "tasks", "cgroup.subtree_control"] {
+            let _ = chown(dir.join(file), Some(USER), Some(USER));
+        }
+        Some(dir)
+    };
+    let dirs = ["pids", "devices", "memory", "cpuset", "freezer"].map(given);
+    let Some(pids) = &dirs[0] else { place.cannot("no controller pids on this host") };
+    if tests::cgroup::is_v2() {
+        place.cannot("moving into a delegated v2 group needs its common ancestor");
+    }
+    let bundle = bundle(place)
+        .set("/linux/cgroupsPath", json!(format!("/{}/own", place.id)))
+        .set("/linux/resources", json!({"pids": {"limit": 7}}))
+        .set("/linux/devices", json!([{"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}]))
+        .args(&["sleep", "1000"]);
+    bundle.save();
+    let call = |words: &[&str]| by(place, USER, Some("r")).args(words).arg(&place.id);
+    call(&["run", "-d", "--bundle", tests::place::str(&bundle.dir)]).ok();
+    assert_eq!(fs::read_to_string(pids.join("own/pids.max")).expect("a limit").trim(), "7");
+    call(&["pause"]).ok();
+    call(&["state"]).ok().says("paused");
+    call(&["delete", "--force"]).ok();
+    for dir in dirs.into_iter().flatten() {
+        fs::remove_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     }
 }

@@ -80,6 +80,11 @@ pub(crate) fn plan(spec: &Spec) -> Result<Plan> {
         nodes.retain(|known| known.path != node.path);
         nodes.push(node);
     }
+    // Is going to be a link to that of the container's own.
+    let mut mounts = spec.mounts().iter().flatten();
+    if mounts.any(|mount| clean(mount.destination()) == Path::new("/dev/pts")) {
+        nodes.retain(|node| node.path != Path::new("/dev/ptmx"));
+    }
     Ok(Plan { nodes, links: true })
 }
 
