@@ -13,7 +13,7 @@ subject! {
         user_without_user_namespace_is_told, files_of_others_stay_closed, terminal_works_for_a_user,
         setgroups_is_denied_without_a_helper, two_users_do_not_see_each_other, rootless_can_be_forced_and_forbidden,
         engine_in_a_user_namespace_is_served, cgroups_are_shown_to_a_user,
-        limits_of_a_delegated_group_are_set;
+        limits_of_a_delegated_group_are_set, group_of_another_is_no_obstacle;
 }
 
 const USER: u32 = 54321;
@@ -398,4 +398,20 @@ fn limits_of_a_delegated_group_are_set(place: &Place) {
     for dir in dirs.into_iter().flatten() {
         fs::remove_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     }
+}
+
+fn group_of_another_is_no_obstacle(place: &Place) {
+    let of_root: Vec<_> = ["cpuset", "devices", "pids"]
+        .into_iter()
+        .filter_map(|name| tests::cgroup::of_process(std::process::id() as i32, name))
+        .map(|own| own.join(&place.id))
+        .collect();
+    for dir in &of_root {
+        fs::create_dir_all(dir).expect("a group");
+    }
+    let output = run(place, &bundle(place).sh("echo alive"));
+    for dir in &of_root {
+        let _ = fs::remove_dir(dir);
+    }
+    output.ok().prints("alive");
 }

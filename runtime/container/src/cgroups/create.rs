@@ -102,8 +102,9 @@ impl Plan {
             else {
                 continue;
             };
-            match make(directory, &v1.mountpoint, &mut cgroup.made, note) {
-                Ok(_) => {}
+            let made = make(directory, &v1.mountpoint, &mut cgroup.made, note);
+            match made.and_then(|()| self.may_enter(cgroup, directory)) {
+                Ok(()) => {}
                 Err(source) if self.rootless && not_ours(&source) => {
                     for controller in &v1.controllers {
                         cgroup.record.paths.remove(controller);
@@ -139,8 +140,9 @@ impl Plan {
         else {
             return Ok(Vec::new());
         };
-        match make(&directory, &v2.mountpoint, &mut cgroup.made, note) {
-            Ok(_) => {}
+        let made = make(&directory, &v2.mountpoint, &mut cgroup.made, note);
+        match made.and_then(|()| self.may_enter(cgroup, &directory)) {
+            Ok(()) => {}
             // Beside v1 hierarchies, and for a user, the container does without.
             Err(source) if not_ours(&source) && (self.rootless || !self.layout.v1.is_empty()) => {
                 cgroup.record.paths.remove("");
@@ -161,6 +163,15 @@ impl Plan {
             delegate(&directory, uid, gid)?;
         }
         Ok(available)
+    }
+
+    /// Whether an ordinary user may put processes into a cgroup that was there: it may be another
+    /// user's container of the same name.
+    fn may_enter(&self, cgroup: &Cgroup, directory: &Path) -> io::Result<()> {
+        if !self.rootless || cgroup.made.iter().any(|made| made == directory) {
+            return Ok(());
+        }
+        fs::open(&directory.join("cgroup.procs"), libc::O_WRONLY).map(drop)
     }
 
     /// Refuses a cgroup that was there and has processes.
