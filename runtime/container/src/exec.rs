@@ -100,6 +100,20 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
         None => None,
     };
     let mut entry = record.cgroup.entry(request.cgroup)?;
+    let beside = || -> Result<Option<Entry>> {
+        // runc's `--cgroup` means that one and no other.
+        if request.cgroup.is_empty() {
+            Ok(record.cgroup.entry_beside(record.pid)?)
+        } else {
+            Ok(None)
+        }
+    };
+    if process.affinity.is_some()
+        && record.cgroup.is_divided()
+        && let Some(other) = beside()?
+    {
+        entry = other;
+    }
     if process.affinity.is_some() {
         // The first affinity is for the time before the move.
         entry.without_into()?;
@@ -120,7 +134,7 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
     };
     let (here, there) =
         Channel::pair().map_err(|error| Error::sys("make", "a pair of sockets", error))?;
-    let joiner = Joiner {
+    let mut joiner = Joiner {
         init,
         kinds,
         two_steps: user_namespace
@@ -133,7 +147,16 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
     };
     // The steps have the names of runc's debug log: its users look for them there.
     tracing::debug!("nsexec container setup: join namespaces {kinds:#x} of {}", record.pid);
-    let cloned = joiner.clone()?;
+    let mut cloned = joiner.clone();
+    // A cgroup v2 that has given controllers to groups below takes no process itself.
+    if let Err(Error::Sys { source, .. }) = &cloned
+        && source.raw_os_error() == Some(libc::EBUSY)
+        && let Some(other) = beside()?
+    {
+        joiner.entry = other;
+        cloned = joiner.clone();
+    }
+    let cloned = cloned?;
     let (pid, pidfd) = match cloned {
         Cloned::Child => {
             drop(here);

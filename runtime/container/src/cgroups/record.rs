@@ -336,6 +336,26 @@ impl Record {
         Entry::open(&paths)
     }
 
+    /// The same, but on v2 beside process `pid`: where the container has divided its cgroup among
+    /// groups below (as systemd does), no process may be in the cgroup itself.
+    pub fn entry_beside(&self, pid: i32) -> Result<Option<Entry>> {
+        let Some(top) = self.paths.get("") else { return Ok(None) };
+        let has = |directory: &PathBuf| {
+            let list = fs::read_raw(&directory.join("cgroup.procs")).unwrap_or_default();
+            list.lines().any(|line| line.parse() == Ok(pid))
+        };
+        let Some(there) = fs::tree(top).into_iter().find(has) else { return Ok(None) };
+        let mut paths = self.paths.clone();
+        paths.insert(String::new(), there);
+        Entry::open(&paths).map(Some)
+    }
+
+    /// Whether the container has given controllers of its v2 cgroup to groups below.
+    pub fn is_divided(&self) -> bool {
+        let file = self.paths.get("").map(|directory| directory.join("cgroup.subtree_control"));
+        file.is_some_and(|file| fs::read_raw(&file).is_ok_and(|list| !list.trim().is_empty()))
+    }
+
     /// What a `cgroup` mount shows.
     pub fn mounts(&self) -> Result<Vec<Hierarchy>> {
         Ok(hierarchies(&Layout::read()?, self))
