@@ -13,6 +13,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 /// Not more than a pipe takes at once when `poll` says that it takes something.
 const CHUNK: usize = 4096;
 
+/// How often a terminal that every process has closed is looked at again, in milliseconds.
+const LOOK_AGAIN: i32 = 100;
+
 /// What a terminal makes of Ctrl-D: the end of the input.
 const END_OF_INPUT: u8 = 4;
 
@@ -29,6 +32,9 @@ pub struct Relay {
     input_open: bool,
     output_open: bool,
     master_open: bool,
+    /// No process has the terminal open now, or it was hung up (vhangup(2)), as an init and a getty
+    /// do between their programs: it may be opened again.
+    hung_up: bool,
 }
 
 impl Relay {
@@ -54,6 +60,7 @@ impl Relay {
             input_open: true,
             output_open: true,
             master_open: true,
+            hung_up: false,
         };
         relay.resize();
         Ok(relay)
@@ -67,7 +74,8 @@ impl Relay {
     /// Relays until the child has ended and all that it printed is out; its exit status.
     pub fn run(mut self, pid: i32) -> Result<i32> {
         loop {
-            let events = self.poll(-1)?;
+            let events = self.poll(if self.hung_up { LOOK_AGAIN } else { -1 })?;
+            self.hung_up = false;
             self.transfer(&events);
             if events.signals {
                 while let Some(signal) = self.next_signal() {
@@ -88,7 +96,8 @@ impl Relay {
     pub fn drain(&mut self) {
         self.input_open = false;
         self.input.clear();
-        while self.output_open && (self.master_open || !self.output.is_empty()) {
+        self.hung_up = false;
+        while self.output_open && (self.master_open && !self.hung_up || !self.output.is_empty()) {
             let timeout = if self.output.is_empty() { 0 } else { -1 };
             let Ok(events) = self.poll(timeout) else { return };
             if !events.master_in && !events.stdout {
@@ -113,13 +122,11 @@ impl Relay {
         let wanted = |on: bool, events: libc::c_short| if on { events } else { 0 };
         let master_events = wanted(self.output.is_empty(), libc::POLLIN)
             | wanted(!self.input.is_empty(), libc::POLLOUT);
+        let master = self.master_open && !self.hung_up && master_events != 0;
         let mut fds = [
             entry(self.signals.as_raw_fd(), libc::POLLIN),
             // A closed or idle end is left out: its hang-up would be reported for ever.
-            entry(
-                if self.master_open && master_events != 0 { self.master.as_raw_fd() } else { -1 },
-                master_events,
-            ),
+            entry(if master { self.master.as_raw_fd() } else { -1 }, master_events),
             entry(if self.input_open && self.input.is_empty() { 0 } else { -1 }, libc::POLLIN),
             entry(if self.output_open && !self.output.is_empty() { 1 } else { -1 }, libc::POLLOUT),
         ];
@@ -161,8 +168,8 @@ impl Relay {
         }
         if events.master_in && self.output.is_empty() {
             match read(master, &mut self.output) {
-                // EIO: every process has closed the terminal.
                 Ok(0) => self.master_open = false,
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => self.hung_up = true,
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                     self.master_open = false;
                 }
