@@ -79,11 +79,8 @@ impl Plan {
         }
         let sysctl = sysctl::plan(linux, &namespaces)?;
         let devices = devices::plan(spec)?;
-        let owner = (user_namespace && namespaces.makes(Kind::Cgroup))
-            .then(|| {
-                let user = Mappings::outside(&mappings.users, 0);
-                user.zip(Mappings::outside(&mappings.groups, 0))
-            })
+        let owner = (namespaces.makes(Kind::Cgroup) && steps.iter().any(Step::is_writable_cgroup))
+            .then(|| delegatee(spec, user_namespace.then_some(&mappings)))
             .flatten();
         let cgroup = cgroups::plan(&cgroups::Request {
             path: linux.and_then(|linux| linux.cgroups_path().as_deref()),
@@ -107,6 +104,17 @@ impl Plan {
             devices,
             cgroup,
         })
+    }
+}
+
+/// Who is given a cgroup that the container sees as its own and may write to: its first process'
+/// user, by his ids outside ("Cgroup ownership" of the specification).
+fn delegatee(spec: &Spec, mappings: Option<&Mappings>) -> Option<(u32, u32)> {
+    let user = spec.process().as_ref()?.user();
+    let (uid, gid) = (user.uid(), user.gid());
+    match mappings {
+        Some(all) => Mappings::outside(&all.users, uid).zip(Mappings::outside(&all.groups, gid)),
+        None => Some((uid, gid)).filter(|ids| *ids != (0, 0)),
     }
 }
 

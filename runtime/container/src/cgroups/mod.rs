@@ -58,7 +58,7 @@ pub struct Request<'a> {
     pub resources: Option<&'a LinuxResources>,
     /// The spec's annotations (`org.systemd.property.*`).
     pub annotations: Option<&'a HashMap<String, String>>,
-    /// The container's root user as the host sees it, when it has a user and a cgroup namespace of
-    /// its own: the v2 cgroup and the files named in `/sys/kernel/cgroup/delegate` are given to it.
+    /// The container's user as the host sees it, when it has a cgroup namespace of its own and may
+    /// write to its groups: the v2 cgroup and the files named in `/sys/kernel/cgroup/delegate` are given to it.
     pub owner: Option<(u32, u32)>,
 }

@@ -168,6 +168,12 @@ impl Step {
         }
     }
 
+    /// Whether the container may write to its control groups there.
+    pub(crate) fn is_writable_cgroup(&self) -> bool {
+        let flags = self.options.attributes.set | self.options.tree.set;
+        self.kind == Kind::Cgroup && flags & crate::sys::mount::attr::RDONLY == 0
+    }
+
     /// Whether the whole tree below the source is id-mapped.
     pub(crate) fn maps_tree(&self) -> bool {
         self.options.idmap == IdMap::Tree
