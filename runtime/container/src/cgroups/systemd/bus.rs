@@ -53,14 +53,20 @@ pub(super) struct Bus {
 impl Bus {
     /// Connects to the system's manager, or to the user's own.
     pub fn connect(user: bool) -> Result<Bus, Failure> {
-        let (private, shared) = sockets(user);
+        Bus::first_of(doors(user).into_iter().map(|door| {
+            let stream = UnixStream::connect(&door.path);
+            (door, stream)
+        }))
+    }
+
+    /// The first connection that the manager is found behind.
+    pub fn first_of(
+        tried: impl Iterator<Item = (Door, io::Result<UnixStream>)>,
+    ) -> Result<Bus, Failure> {
         let mut first = None;
-        for (path, destination) in private
-            .map(|path| (path, None))
-            .into_iter()
-            .chain(shared.map(|p| (p, Some(DESTINATION))))
-        {
-            match Bus::open(&path, destination) {
+        for (door, stream) in tried {
+            match stream.map_err(Failure::Io).and_then(|stream| Bus::open(stream, door.destination))
+            {
                 Ok(bus) => return Ok(bus),
                 Err(failure) => first = first.or(Some(failure)),
             }
@@ -68,8 +74,7 @@ impl Bus {
         Err(first.unwrap_or_else(|| Failure::Io(io::Error::from_raw_os_error(libc::ENOENT))))
     }
 
-    fn open(path: &PathBuf, destination: Option<&'static str>) -> Result<Bus, Failure> {
-        let stream = UnixStream::connect(path)?;
+    fn open(stream: UnixStream, destination: Option<&'static str>) -> Result<Bus, Failure> {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         let mut bus = Bus { stream, serial: 0, destination, signals: VecDeque::new() };
@@ -206,7 +211,21 @@ impl Bus {
     }
 }
 
+/// A socket by which the manager may be reached.
+pub(super) struct Door {
+    pub path: PathBuf,
+    /// The manager's name there.
+    destination: Option<&'static str>,
+}
+
 /// The manager's own socket, and the message bus.
+pub(super) fn doors(user: bool) -> Vec<Door> {
+    let (private, shared) = sockets(user);
+    let private = private.map(|path| Door { path, destination: None });
+    let shared = shared.map(|path| Door { path, destination: Some(DESTINATION) });
+    private.into_iter().chain(shared).collect()
+}
+
 fn sockets(user: bool) -> (Option<PathBuf>, Option<PathBuf>) {
     if !user {
         return (Some("/run/systemd/private".into()), Some("/run/dbus/system_bus_socket".into()));

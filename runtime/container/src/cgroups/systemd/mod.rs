@@ -7,6 +7,7 @@
 //! Sources: `org.freedesktop.systemd1(5)`, "Control Group APIs and Delegation" of systemd.
 
 mod bus;
+mod holder;
 mod properties;
 mod text;
 mod wire;
@@ -16,63 +17,13 @@ use super::layout::Layout;
 use super::place::Unit;
 use super::plan::Limits;
 use bus::{Bus, Failure};
+pub(super) use holder::Holder;
 use oci::spec::LinuxResources;
 use std::collections::HashMap;
-use std::path::PathBuf;
 use wire::{Value, Writer};
 
 /// Annotations that are properties of the unit.
 const ANNOTATION: &str = "org.systemd.property.";
-
-/// A process that holds a scope open; dropped, it is gone. Of a slice, only its place.
-#[derive(Debug)]
-pub(super) struct Holder {
-    pid: libc::pid_t,
-    /// Path of the unit's cgroup below the hierarchy's root, where systemd had to be asked.
-    control_group: Option<String>,
-}
-
-impl Holder {
-    fn new(unit: &str) -> Result<Holder> {
-        let us = std::process::id() as libc::pid_t;
-        // SAFETY: the child makes system calls only, and never returns.
-        let pid = unsafe { libc::fork() };
-        if pid < 0 {
-            return Err(failed("start", unit, std::io::Error::last_os_error().to_string()));
-        }
-        if pid == 0 {
-            // SAFETY: async-signal-safe calls; if our parent is gone already, so are we.
-            unsafe {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                if libc::getppid() != us {
-                    libc::_exit(0);
-                }
-                loop {
-                    libc::pause();
-                }
-            }
-        }
-        Ok(Holder { pid, control_group: None })
-    }
-
-    /// The unit's directory in the v2 hierarchy, where only systemd knew it.
-    pub(super) fn directory(&self, layout: &Layout) -> Option<PathBuf> {
-        let path = self.control_group.as_deref()?.trim_start_matches('/');
-        layout.v2.as_ref().map(|v2| v2.mountpoint.join(path))
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        if self.pid > 0 {
-            // SAFETY: our own child, not waited for by anyone else.
-            unsafe {
-                libc::kill(self.pid, libc::SIGKILL);
-                libc::waitpid(self.pid, std::ptr::null_mut(), 0);
-            }
-        }
-    }
-}
 
 fn failed(operation: &'static str, unit: &str, reason: impl ToString) -> Error {
     Error::Systemd { operation, unit: unit.to_owned(), reason: reason.to_string() }
@@ -89,8 +40,13 @@ pub(super) fn start(
 ) -> Result<Holder> {
     let name = unit.name.as_str();
     let slice = name.ends_with(".slice");
-    let mut holder =
-        if slice { Holder { pid: 0, control_group: None } } else { Holder::new(name)? };
+    let unreached = |reason| failed("start", name, format!("cannot reach systemd: {reason}"));
+    let (mut holder, mut bus) = if slice {
+        (Holder::none(), Bus::connect(user).map_err(unreached)?)
+    } else {
+        let (holder, tried) = Holder::new(user).map_err(|error| failed("start", name, error))?;
+        (holder, Bus::first_of(tried.into_iter()).map_err(unreached)?)
+    };
     let v2 = layout.v1.is_empty();
     let mut list = vec![
         ("Description".to_owned(), Value::Str(format!("hull container {name}"))),
@@ -101,7 +57,7 @@ pub(super) fn start(
     } else {
         list.push(("Slice".to_owned(), Value::Str(unit.slice.clone())));
         list.push(("Delegate".to_owned(), Value::Bool(true)));
-        list.push(("PIDs".to_owned(), Value::U32s(vec![holder.pid as u32])));
+        list.push(("PIDs".to_owned(), Value::U32s(vec![holder.number()])));
     }
     let accounting = [
         "MemoryAccounting",
@@ -127,7 +83,6 @@ pub(super) fn start(
         list.retain(|(known, _)| *known != property.0);
         list.push(property);
     }
-    let mut bus = connect("start", name, user)?;
     let mut body = Writer::default();
     body.str(name);
     body.str("replace");
@@ -151,7 +106,7 @@ pub(super) fn start(
         let path = bus
             .unit_property(name, interface, "ControlGroup")
             .map_err(|reason| failed("ask about", name, reason))?;
-        holder.control_group = Some(path);
+        holder.is_at(path);
     }
     Ok(holder)
 }
