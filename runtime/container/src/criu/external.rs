@@ -36,7 +36,7 @@ pub(super) fn binds(spec: &Spec, bundle: &Path, hierarchies: &[Hierarchy]) -> Ve
         let inside = clean(mount.destination());
         if is_bind(mount) {
             let source = mount.source().clone().unwrap_or_default();
-            out.push(Bind { inside, outside: bundle.join(source) });
+            out.push(Bind { inside, outside: plain(&bundle.join(source)) });
         } else if is_cgroup(mount) && !own_cgroups {
             // With a cgroup namespace, and with v2 alone, they are mounts of the container's own.
             for hierarchy in hierarchies.iter().filter(|hierarchy| !hierarchy.name.is_empty()) {
@@ -69,6 +69,11 @@ pub(super) fn mount(key: &Path, value: &Path) -> ExternalMount {
         key: key.to_string_lossy().into_owned(),
         value: value.to_string_lossy().into_owned(),
     }
+}
+
+/// A path of the host without `.`, which CRIU cannot take apart, and without links where it exists.
+fn plain(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.components().collect())
 }
 
 /// An absolute path without `.` and `..`.
@@ -233,7 +238,7 @@ mod tests {
     fn binds_and_v1_cgroups_come_from_outside() {
         let mounts = json!([
             {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/a/../data", "type": "none", "source": "data", "options": ["rbind"]},
+            {"destination": "/a/../data", "type": "none", "source": "./data/.", "options": ["rbind"]},
             {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"},
         ]);
         let found = binds(&spec(json!({ "mounts": mounts })), Path::new("/b"), &[hierarchy("cpu")]);
