@@ -179,14 +179,16 @@ fn forget(store: &Store, container: &Container) -> Result<()> {
 
 /// Saves a container's processes; unless they are to run on, the container is deleted.
 pub fn checkpoint(context: &Context, id: &Id, options: &container::criu::Options) -> Result<()> {
-    let (_lock, container) = context.store.lock(id)?;
+    let (lock, container) = context.store.lock(id)?;
     match container.status()? {
         Status::Running | Status::Paused => {}
         status => return Err(Error::NotCheckpointable(status)),
     }
     let config = context.store.config(&container)?;
+    // It may take as long as nobody fetches the pages; `delete --force` is not to wait for that.
+    lock.release();
     container.wall().checkpoint(&container, &config, options)?;
-    if options.leave_running || options.pre_dump {
+    if options.leave_running || options.pre_dump || !lock.retake()? {
         return Ok(());
     }
     container.wall().delete(&container, true)?;
