@@ -6,7 +6,7 @@
 //! `HULL_BIN` names the runtime (default: built by the workspace),
 //! `HULL_TEST_KERNEL` a guest kernel for the microVM wall,
 //! `HULL_TEST_PLACE=lab` lets that wall use the host's own kernel,
-//! `HULL_TEST_DEBIAN` names a Debian root file system for the big ones.
+//! `HULL_TEST_DEBIAN` names the root file system of a Debian with systemd.
 
 #![allow(missing_docs)] // A behaviour's name is its documentation.
 
@@ -28,6 +28,8 @@ mod process;
 mod rootless;
 mod seccomp;
 mod streams;
+mod system;
+mod systemd;
 mod tty;
 mod user;
 
@@ -43,6 +45,8 @@ fn main() -> std::process::ExitCode {
         namespaces::LIST,
         user::LIST,
         cgroups::LIST,
+        systemd::LIST,
+        system::LIST,
         seccomp::LIST,
         hooks::LIST,
         hostile::LIST,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tests::{Bundle, Call, Place, subject};
 
 subject! {
@@ -20,7 +20,12 @@ const USER: u32 = 54321;
 
 /// A bundle that user owns, made for a user namespace of one id.
 fn bundle(place: &Place) -> Bundle {
-    let one = json!([{"containerID": 0, "hostID": USER, "size": 1}]);
+    bundle_of(place, USER)
+}
+
+/// The same for a user of the system's.
+pub(crate) fn bundle_of(place: &Place, user: u32) -> Bundle {
+    let one = json!([{"containerID": 0, "hostID": user, "size": 1}]);
     let mut bundle = place
         .bundle()
         .namespace("user", None)
@@ -42,11 +47,11 @@ fn bundle(place: &Place) -> Bundle {
             _ => {}
         }
     }
-    give(&bundle);
+    give(&bundle, user);
     bundle
 }
 
-fn give(bundle: &Bundle) {
+fn give(bundle: &Bundle, user: u32) {
     // Directories only: busybox's inode is shared by all bundles.
     let dirs = [
         "",
@@ -69,31 +74,32 @@ fn give(bundle: &Bundle) {
         "etc/group",
     ];
     for dir in dirs {
-        chown(bundle.rootfs().join(dir), Some(USER), Some(USER)).expect("given to the user");
+        chown(bundle.rootfs().join(dir), Some(user), Some(user)).expect("given to the user");
     }
-    chown(&bundle.dir, Some(USER), Some(USER)).expect("given to the user");
+    chown(&bundle.dir, Some(user), Some(user)).expect("given to the user");
 }
 
-fn home(place: &Place) -> PathBuf {
+/// A directory that is a user's.
+pub(crate) fn home(place: &Place, user: u32) -> PathBuf {
     let dir = place.new_dir("home");
-    chown(&dir, Some(USER), Some(USER)).expect("given to the user");
+    chown(&dir, Some(user), Some(user)).expect("given to the user");
     dir
 }
 
-/// The runtime called by a user of the system.
+/// The runtime called by a user of the system, with the first one's home.
 fn by(place: &Place, user: u32, root: Option<&str>) -> Call {
-    let mut call = as_user(place, Call::new(&place.dir, reachable(place)), user);
+    let mut call =
+        as_user(place, Call::new(&place.dir, reachable(place)), user, &home(place, USER));
     if let Some(root) = root {
-        call = call.arg("--root").arg(home(place).join(root));
+        call = call.arg("--root").arg(home(place, USER).join(root));
     }
     call
 }
 
 /// A call by a user of the system, with a home of its own.
-fn as_user(place: &Place, call: Call, user: u32) -> Call {
-    let home = home(place);
+pub(crate) fn as_user(place: &Place, call: Call, user: u32, home: &Path) -> Call {
     fs::set_permissions(&place.dir, fs::Permissions::from_mode(0o777)).expect("an open directory");
-    call.env("HOME", &home).env("XDG_RUNTIME_DIR", &home).in_dir(&home).before_exec(move || {
+    call.env("HOME", home).env("XDG_RUNTIME_DIR", home).in_dir(home).before_exec(move || {
         // SAFETY: system calls with integers and a null pointer.
         unsafe {
             if libc::setgroups(0, std::ptr::null()) != 0
@@ -108,7 +114,7 @@ fn as_user(place: &Place, call: Call, user: u32) -> Call {
 }
 
 /// The runtime where any user can execute it: not below a closed directory.
-fn reachable(place: &Place) -> PathBuf {
+pub(crate) fn reachable(place: &Place) -> PathBuf {
     let copy = place.path("runtime");
     if !copy.exists() {
         fs::copy(&place.program, &copy).expect("a copy of the runtime");
@@ -217,7 +223,8 @@ fn state_is_kept_in_the_runtime_directory(place: &Place) {
         .arg(&place.id)
         .run()
         .ok();
-    let found = ["hull", "runc"].iter().any(|name| home(place).join(name).join(&place.id).exists());
+    let found =
+        ["hull", "runc"].iter().any(|name| home(place, USER).join(name).join(&place.id).exists());
     by(place, USER, None).args(["delete", "--force", &place.id]).run().ok();
     assert!(found, "not below XDG_RUNTIME_DIR");
 }
@@ -260,7 +267,7 @@ fn terminal_works_for_a_user(place: &Place) {
     let bundle =
         bundle(place).set("/process/terminal", json!(true)).sh("test -t 0 && echo a terminal");
     bundle.save();
-    let home = home(place);
+    let home = home(place, USER);
     let socket = tests::terminal::ConsoleSocket::new(home.join("tty.sock"));
     chown(&socket.path, Some(USER), Some(USER)).expect("given to the user");
     let running = by(place, USER, Some("r"))
@@ -341,7 +348,7 @@ fn engine_in_a_user_namespace_is_served(place: &Place) {
         place.id,
         bundle.dir.display()
     );
-    as_user(place, Call::new(&place.dir, "unshare"), USER)
+    as_user(place, Call::new(&place.dir, "unshare"), USER, &home(place, USER))
         .env_remove("USER")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
         .run()

@@ -44,6 +44,8 @@ pub struct Place {
     pub id: String,
     /// What the root file systems are linked from.
     pub shared: PathBuf,
+    /// The root file system of a whole Debian, where one was named.
+    pub debian: Option<PathBuf>,
     pub(crate) untidy: Cell<bool>,
     pub(crate) bundles: Cell<u32>,
 }

@@ -7,6 +7,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The socket of `--console-socket`.
 pub struct ConsoleSocket {
@@ -114,8 +115,14 @@ impl Terminal {
     /// Waits until these words were shown.
     #[track_caller]
     pub fn shows(&mut self, words: &str) {
+        self.shows_within(PATIENCE, words);
+    }
+
+    /// Waits until these words were shown, longer or shorter than usual.
+    #[track_caller]
+    pub fn shows_within(&mut self, time: Duration, words: &str) {
         let mut ended = false;
-        let found = within(PATIENCE, || {
+        let found = within(time, || {
             ended = !self.look() || ended;
             if self.text().contains(words) {
                 return Some(true);

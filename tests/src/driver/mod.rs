@@ -34,6 +34,7 @@ pub struct Setting {
     hull_vm: PathBuf,
     kernel: Option<PathBuf>,
     shared: PathBuf,
+    debian: Option<PathBuf>,
     /// Why the microVM wall cannot be looked at here.
     no_vm: Option<String>,
 }
@@ -239,7 +240,9 @@ impl Setting {
                 );
             }
         }
-        Ok(Setting { hull, hull_vm, kernel, shared, no_vm })
+        let debian = std::env::var_os("HULL_TEST_DEBIAN").filter(|path| !path.is_empty());
+        let debian = debian.map(PathBuf::from);
+        Ok(Setting { hull, hull_vm, kernel, shared, debian, no_vm })
     }
 
     /// Why behaviours of this wall cannot be run here at all.

@@ -101,6 +101,7 @@ impl Room {
             dir: dir.clone(),
             id: id.clone(),
             shared: setting.shared.clone(),
+            debian: setting.debian.clone(),
             untidy: Cell::new(false),
             bundles: Cell::new(0),
         };
