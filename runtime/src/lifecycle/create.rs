@@ -50,7 +50,8 @@ pub struct Live {
 /// Makes a container. Signals are blocked from here until [`Live`] lets go of them, so that
 /// a TERM in the middle leaves nothing behind.
 pub fn create(context: &Context, id: &Id, options: &CreateOptions) -> Result<Live> {
-    make(context, id, options, notify::manager(), |wall, request| wall.create(request))
+    let told = notify::manager().map_or(Told::Nobody, Told::Manager);
+    make(context, id, options, told, |wall, request| wall.create(request))
 }
 
 /// Makes a container that runs on from where it was saved.
@@ -60,14 +61,28 @@ pub fn restore(
     options: &CreateOptions,
     images: &container::criu::Options,
 ) -> Result<Live> {
-    make(context, id, options, None, |wall, request| wall.restore(request, images))
+    // It was ready before it was saved; what else it says, nobody waits for.
+    let told = match notify::is_marked(&images.image_path) {
+        true => Told::AtRestore,
+        false => Told::Nobody,
+    };
+    make(context, id, options, told, |wall, request| wall.restore(request, images))
+}
+
+/// Who is told when the container is ready.
+enum Told {
+    Nobody,
+    /// A service manager, at this socket.
+    Manager(OsString),
+    /// Nobody, but the container was made for a manager: the socket's place must be there.
+    AtRestore,
 }
 
 fn make(
     context: &Context,
     id: &Id,
     options: &CreateOptions,
-    manager: Option<OsString>,
+    told: Told,
     by: impl FnOnce(&dyn Wall, &CreateRequest<'_>) -> Result<Box<dyn Created>>,
 ) -> Result<Live> {
     let pid_file = options.pid_file.as_deref().map(absolute).transpose()?;
@@ -93,15 +108,18 @@ fn make(
     claim.save_config(&text)?;
     drop(text);
     let mut notify = None;
-    if let Some(manager) = manager {
-        if decision.wall == WallKind::Microvm {
+    match told {
+        Told::Nobody => {}
+        Told::Manager(_) if decision.wall == WallKind::Microvm => {
             tracing::warn!("NOTIFY_SOCKET is not passed on: a guest cannot connect to the host's");
-        } else {
+        }
+        Told::Manager(manager) => {
             notify::prepare(&mut config.spec, claim.path(), Some(&guard))?;
             if options.foreground {
                 notify = notify::Socket::bind(claim.path(), manager, Some(&guard))?;
             }
         }
+        Told::AtRestore => notify::prepare(&mut config.spec, claim.path(), Some(&guard))?,
     }
     let request = CreateRequest {
         id: id.as_str(),

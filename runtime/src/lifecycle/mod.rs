@@ -184,10 +184,14 @@ pub fn checkpoint(context: &Context, id: &Id, options: &container::criu::Options
         Status::Running | Status::Paused => {}
         status => return Err(Error::NotCheckpointable(status)),
     }
-    let config = context.store.config(&container)?;
+    let mut config = context.store.config(&container)?;
+    let notifies = notify::recall(&mut config.spec, &container.state_dir);
     // It may take as long as nobody fetches the pages; `delete --force` is not to wait for that.
     lock.release();
     container.wall().checkpoint(&container, &config, options)?;
+    if notifies {
+        notify::mark(&options.image_path)?;
+    }
     if options.leave_running || options.pre_dump || !lock.retake()? {
         return Ok(());
     }

@@ -57,6 +57,30 @@ pub(super) fn prepare(
     Ok(())
 }
 
+/// The mark of images of a container that sees the directory: CRIU must be told of it again.
+const MARK: &str = "hull-notify";
+
+/// Says in a checkpointed container's configuration that it sees the directory; whether it does.
+pub(super) fn recall(spec: &mut Spec, state_dir: &Path) -> bool {
+    let directory = state_dir.join(DIRECTORY);
+    let there = directory.is_dir();
+    if there {
+        amend(spec, &directory);
+    }
+    there
+}
+
+/// Marks the images of such a container.
+pub(super) fn mark(images: &Path) -> Result<()> {
+    let path = images.join(MARK);
+    File::create(&path).map(drop).map_err(|source| Error::file("making", path, source))
+}
+
+/// Whether they are marked.
+pub(super) fn is_marked(images: &Path) -> bool {
+    images.join(MARK).exists()
+}
+
 fn amend(spec: &mut Spec, directory: &Path) {
     let options = ["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned);
     let mount =
