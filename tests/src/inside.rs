@@ -33,6 +33,8 @@ pub fn main(words: &[String]) -> ExitCode {
             Ok(all.iter().map(|piece| i64::from(piece[4096])).sum())
         }
         ["notify", message] => notify(&message.replace("\\n", "\n")),
+        ["keep-telling", path] => keep_telling(path),
+        ["lock", path, seconds] => lock(path, seconds.parse().unwrap_or(0)),
         ["attack-exe", seconds] => attack(seconds.parse().unwrap_or(1)),
         _ => {
             eprintln!("inside: unknown words {words:?}");
@@ -88,6 +90,28 @@ fn notify(message: &str) -> io::Result<i64> {
     let path = std::env::var_os("NOTIFY_SOCKET").ok_or(io::ErrorKind::NotFound)?;
     let socket = std::os::unix::net::UnixDatagram::unbound()?;
     socket.send_to(message.as_bytes(), path).map(|length| length as i64)
+}
+
+/// Stays connected to a socket and says a word again and again.
+fn keep_telling(path: &str) -> io::Result<i64> {
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    loop {
+        socket.send(b"here")?;
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+/// Locks a file, unless another holds it, and keeps it for some time (flock(2)).
+fn lock(path: &str, seconds: u64) -> io::Result<i64> {
+    use std::os::fd::AsRawFd;
+    let file = std::fs::File::options().create(true).append(true).open(path)?;
+    // SAFETY: flock takes two integers.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    std::thread::sleep(std::time::Duration::from_secs(seconds));
+    Ok(0)
 }
 
 fn syscall(number: i64, all: [i64; 6]) -> io::Result<i64> {
