@@ -88,7 +88,8 @@ fn restore<'a>(
 
 fn it_goes_on_where_it_was_saved(place: &Place) {
     needs_criu(place);
-    let bundle = counter(place);
+    let bind = place.new_dir("bind");
+    let bundle = counter(place).bind(&bind, "/mnt", &[]).bind(&bind, "/mnt/for/nested", &[]);
     let container = place.start(&bundle);
     runs_on(&bundle);
     let (images, work) = (place.path("images"), place.path("work"));
@@ -96,6 +97,7 @@ fn it_goes_on_where_it_was_saved(place: &Place) {
     assert!(work.join("dump.log").exists() && !images.join("dump.log").exists());
     container.command("state").run().complains(&["does not exist"]);
     let saved = count(&bundle);
+    fs::remove_dir_all(bind.join("for")).expect("a mount point in a bind");
     let pid_file = place.path("pid");
     let options = ["--pid-file", tests::place::str(&pid_file)];
     let again = restore(place, &bundle, &options, &images);
@@ -104,7 +106,13 @@ fn it_goes_on_where_it_was_saved(place: &Place) {
     assert!(now > saved && now < saved + 1000, "{saved} when saved, {now} now");
     let told = fs::read_to_string(pid_file).expect("a pid file");
     assert_eq!(told.trim(), again.pid().to_string());
-    again.sh("true").ok();
+    // What is executed then is saved with it the next time.
+    again.sh("sleep 1000 </dev/null >/dev/null 2>&1 &").ok();
+    let images = place.path("images2");
+    save(place, &[], &images);
+    let again = restore(place, &bundle, &[], &images);
+    again.sh("pidof sleep && runs=$(ps | grep -c '[s]leep 1000'); test $runs = 1").ok();
+    runs_on(&bundle);
     again.delete_force();
 }
 

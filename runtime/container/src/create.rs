@@ -226,6 +226,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         no_keyring: request.no_new_keyring,
         rootless,
         shared_pid,
+        restored_time: false,
         shared_root: shared_root.0.clone(),
     };
     Ok(Created {

@@ -70,6 +70,9 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
     if kinds & libc::CLONE_NEWUSER != 0 && same_user_namespace(record.pid) {
         kinds &= !libc::CLONE_NEWUSER;
     }
+    if record.restored_time {
+        kinds |= libc::CLONE_NEWTIME;
+    }
     let user_namespace = kinds & libc::CLONE_NEWUSER != 0;
     let filter = linux
         .and_then(|linux| linux.seccomp().as_ref())
@@ -194,12 +197,7 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
 
 /// Whether a process is in this process' user namespace (which cannot be joined again).
 fn same_user_namespace(pid: i32) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let of = |path: String| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
-    match (of(format!("/proc/{pid}/ns/user")), of("/proc/self/ns/user".to_owned())) {
-        (Ok(one), Ok(other)) => one == other,
-        _ => false,
-    }
+    namespaces::is_shared(pid, "user") == Some(true)
 }
 
 /// Whether processes of the container can look into others that hide from their like.

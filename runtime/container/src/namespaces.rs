@@ -245,6 +245,13 @@ pub(crate) fn own_flags(linux: Option<&Linux>) -> i32 {
         & ALL
 }
 
+/// Whether a process and this one are in the same namespace of a kind; `None` if that cannot be told.
+pub(crate) fn is_shared(pid: i32, kind: &str) -> Option<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let of = |path: String| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    Some(of(format!("/proc/{pid}/ns/{kind}"))? == of(format!("/proc/self/ns/{kind}"))?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -53,6 +53,10 @@ pub struct Record {
     /// The container shares the caller's pid namespace: `delete` must kill by cgroup.
     #[serde(default)]
     pub shared_pid: bool,
+    /// It has a time namespace that its configuration does not name: CRIU makes one at the restore,
+    /// and could not save processes in different ones.
+    #[serde(default)]
+    pub restored_time: bool,
     /// The container shares the caller's mount namespace, and `delete` must unmount its root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_root: Option<SharedRoot>,

@@ -5,7 +5,7 @@ use super::swrk::{Setup, Swrk, failure, require};
 use super::{DESCRIPTORS, Error, Options, config_file, directory, external};
 use crate::cgroups::{self, Cgroup};
 use crate::path::{Make, Root};
-use crate::{Record, Rootless, hooks, lifecycle, pty, rdt, sys};
+use crate::{Record, Rootless, hooks, lifecycle, namespaces, pty, rdt, sys};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use oci::spec::{LinuxNamespaceType as Kind, Spec};
 use std::fs::File;
@@ -110,7 +110,7 @@ pub fn restore(request: &RestoreRequest<'_>) -> Result<Restored, Error> {
     let streams = descriptors(&options.image_path)?;
     let rootfs =
         spec.root().as_ref().map(|root| request.bundle.join(root.path())).unwrap_or_default();
-    let (namespaces, join_ns) = external::restored_namespaces(spec)?;
+    let (inherited_namespaces, join_ns) = external::restored_namespaces(spec)?;
     let rdt = spec
         .linux()
         .as_ref()
@@ -136,7 +136,7 @@ pub fn restore(request: &RestoreRequest<'_>) -> Result<Restored, Error> {
         ..options.common(LOG)
     };
     let mut inherited = Vec::new();
-    for (fd, (key, namespace)) in (FIRST_INHERITED..).zip(namespaces) {
+    for (fd, (key, namespace)) in (FIRST_INHERITED..).zip(inherited_namespaces) {
         opts.inherit_fd.push(InheritFd { key, fd });
         inherited.push(namespace);
     }
@@ -191,6 +191,7 @@ pub fn restore(request: &RestoreRequest<'_>) -> Result<Restored, Error> {
             rdt: restored.rdt.as_ref().map(rdt::Group::record),
             rootless,
             shared_pid: !external::has(spec, Kind::Pid),
+            restored_time: namespaces::is_shared(pid, "time") == Some(false),
             ..Record::default()
         };
     }
@@ -355,31 +356,51 @@ impl Drop for RootMount {
     }
 }
 
-/// Makes the mount points that are missing in the rootfs, as creating the container would have.
-/// What lies in a tmpfs or another mount is CRIU's to bring back, or the mount's source's own.
+/// Makes the mount points that are missing in the rootfs and in what is bound there, as creating the
+/// container would have. What lies in another mount is CRIU's to bring back.
 fn prepare(spec: &Spec, bundle: &Path, rootfs: &Path) -> Result<(), Error> {
     let open = |path: &Path| {
-        let path = crate::path::c_path(path).map_err(|failure| unprepared(path, failure))?;
-        sys::open(&path, libc::O_PATH | libc::O_DIRECTORY, 0)
-            .map_err(|errno| Error::io(format!("open {}", rootfs.display()), errno.into()))
+        let c_path = crate::path::c_path(path).map_err(|failure| unprepared(path, failure))?;
+        sys::open(&c_path, libc::O_PATH | libc::O_DIRECTORY, 0)
+            .map(Root::new)
+            .map_err(|errno| Error::io(format!("open {}", path.display()), errno.into()))
     };
-    let root = Root::new(open(rootfs)?);
-    let mut over: Vec<PathBuf> = Vec::new();
+    let root = open(rootfs)?;
+    // Where something is mounted, and the directory that is bound there.
+    let mut over: Vec<(PathBuf, Option<PathBuf>)> = Vec::new();
     for mount in spec.mounts().iter().flatten() {
         let destination = external::clean(mount.destination());
-        let inside_other =
-            over.iter().any(|above| destination.starts_with(above) && destination != *above);
+        let source = bundle.join(mount.source().clone().unwrap_or_default());
+        let is_bind = external::is_bind(mount);
+        let file = is_bind && source.is_file();
+        let make = if file { Make::File } else { Make::Directory };
         let cgroup = matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"));
-        if !inside_other && !cgroup && destination != Path::new("/") {
-            let source = mount.source().clone().unwrap_or_default();
-            let file = external::is_bind(mount) && bundle.join(source).is_file();
-            let make = if file { Make::File } else { Make::Directory };
-            root.open_or_make(&destination, make)
-                .map_err(|failure| unprepared(&destination, failure))?;
+        let above = over
+            .iter()
+            .rev()
+            .find(|(above, _)| destination.starts_with(above) && destination != *above);
+        let place = match above {
+            None => Some((&root, destination.clone())),
+            Some((_, None)) => None,
+            Some((above, Some(bound))) => {
+                let inside = destination.strip_prefix(above).unwrap_or(&destination);
+                make_point(&open(bound)?, &Path::new("/").join(inside), make)?;
+                None
+            }
+        };
+        if let Some((root, inside)) = place
+            && !cgroup
+            && destination != Path::new("/")
+        {
+            make_point(root, &inside, make)?;
         }
-        over.push(destination);
+        over.push((destination, (is_bind && !file).then_some(source)));
     }
     Ok(())
+}
+
+fn make_point(root: &Root, path: &Path, make: Make) -> Result<(), Error> {
+    root.open_or_make(path, make).map(drop).map_err(|failure| unprepared(path, failure))
 }
 
 fn unprepared(path: &Path, failure: crate::error::Failure) -> Error {
@@ -407,11 +428,12 @@ mod tests {
     }
 
     #[test]
-    fn missing_mount_points_are_made_but_not_below_other_mounts() {
+    fn missing_mount_points_are_made_in_the_rootfs_and_in_binds_only() {
         let bundle = std::env::temp_dir().join(format!("hull-criu-prepare-{}", std::process::id()));
         let rootfs = bundle.join("rootfs");
         std::fs::create_dir_all(&rootfs).unwrap();
         std::fs::write(bundle.join("file"), "").unwrap();
+        std::fs::create_dir(bundle.join("data")).unwrap();
         let spec: Spec = serde_json::from_value(serde_json::json!({
             "ociVersion": "1.2.0",
             "mounts": [
@@ -419,6 +441,8 @@ mod tests {
                 {"destination": "/dev", "type": "tmpfs"},
                 {"destination": "/dev/shm", "type": "tmpfs"},
                 {"destination": "/etc/name", "type": "bind", "source": "file"},
+                {"destination": "/data", "type": "bind", "source": "data"},
+                {"destination": "/data/for/nested", "type": "bind", "source": "file"},
             ],
         }))
         .unwrap();
@@ -426,6 +450,8 @@ mod tests {
         assert!(rootfs.join("proc").is_dir() && rootfs.join("dev").is_dir());
         assert!(rootfs.join("etc/name").is_file());
         assert!(!rootfs.join("dev/shm").exists());
+        assert!(rootfs.join("data").is_dir() && !rootfs.join("data/for").exists());
+        assert!(bundle.join("data/for/nested").is_file());
         std::fs::remove_dir_all(bundle).unwrap();
     }
 }
