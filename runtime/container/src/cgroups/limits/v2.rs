@@ -57,26 +57,28 @@ pub(crate) fn writes(resources: &LinuxResources) -> Result<Vec<Write>> {
     Ok(out)
 }
 
-/// `unified`: file names and values as they are.
+/// `unified`: file names and values as they are, line by line: the kernel takes one device of `io.max`
+/// at a time.
 pub(crate) fn unified(resources: &LinuxResources) -> Result<Vec<Write>> {
     let Some(map) = resources.unified() else { return Ok(Vec::new()) };
     let mut keys: Vec<_> = map.keys().collect();
     keys.sort();
-    keys.into_iter()
-        .map(|key| {
-            let controller = key.split_once('.').map(|(controller, _)| controller);
-            match controller {
-                Some(controller) if !controller.is_empty() && !key.contains('/') => Ok(Write {
-                    controller: Cow::Owned(controller.to_owned()),
-                    file: Cow::Owned(key.clone()),
-                    value: map[key].clone(),
-                    field: Cow::Owned(format!("unified.{key}")),
-                    mode: Mode::Must,
-                }),
-                _ => Err(Error::value("unified", format!("{key:?} is not a file of a controller"))),
-            }
-        })
-        .collect()
+    let mut out = Vec::new();
+    for key in keys {
+        let controller = key.split_once('.').map_or("", |(controller, _)| controller);
+        if controller.is_empty() || key.contains('/') {
+            return Err(Error::value("unified", format!("{key:?} is not a file of a controller")));
+        }
+        let value = map[key].strip_suffix('\n').unwrap_or(&map[key]);
+        out.extend(value.split('\n').map(|line| Write {
+            controller: Cow::Owned(controller.to_owned()),
+            file: Cow::Owned(key.clone()),
+            value: line.to_owned(),
+            field: Cow::Owned(format!("unified.{key}")),
+            mode: Mode::Must,
+        }));
+    }
+    Ok(out)
 }
 
 fn scheduling(cpu: &LinuxCpu, out: &mut Vec<Write>) -> Result<()> {
