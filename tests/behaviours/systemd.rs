@@ -4,8 +4,10 @@
 use crate::rootless;
 use serde_json::json;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use tests::{Bundle, Call, Container, Output, Place, cgroup, eventually, subject};
+use tests::wait::PATIENCE;
+use tests::{Bundle, Call, Container, Output, Place, cgroup, eventually, holds_within, subject};
 
 subject! {
     container: container_is_a_scope_in_its_slice, slice_and_prefix_may_be_missing, slices_may_be_nested,
@@ -13,7 +15,7 @@ subject! {
         devices_stay_closed_after_a_reload, delete_takes_the_scope_away, exec_lands_in_the_scope,
         stopping_the_scope_stops_the_container, failed_one_leaves_no_scope,
         annotations_are_properties, paths_of_the_other_driver_are_refused, it_can_be_paused,
-        user_has_scopes_of_his_own_systemd;
+        user_has_scopes_of_his_own_systemd, user_has_them_from_a_group_of_roots;
 }
 
 fn needs_systemd(place: &Place) {
@@ -284,16 +286,28 @@ fn user(place: &Place) -> u32 {
         .unwrap_or_else(|| place.cannot("no user's systemd runs here"))
 }
 
-/// Called as a service of the user's systemd, as a program in his session calls it that was moved
-/// below it (podman does so): nobody may move a process of his out of a root's group.
-fn user_has_scopes_of_his_own_systemd(place: &Place) {
-    needs_systemd(place);
-    let user = user(place);
+/// A bundle of a user's with limits, and where his systemd puts its scope.
+fn users(place: &Place, user: u32) -> (Bundle, PathBuf) {
     let bundle = rootless::bundle_of(place, user)
         .set("/linux/cgroupsPath", json!(format!("user.slice:hull:{}", place.id)))
         .set("/linux/resources", json!({"pids": {"limit": 44}, "memory": {"limit": 64 << 20}}))
         .args(&["sleep", "1000"]);
     bundle.save();
+    let own = format!("user.slice/user-{user}.slice/user@{user}.service/user.slice");
+    (bundle, Path::new(cgroup::MOUNT).join(own).join(scope(place)))
+}
+
+/// A file of a group, as far as it is there.
+fn read(group: &Path, name: &str) -> String {
+    fs::read_to_string(group.join(name)).unwrap_or_default().trim().to_owned()
+}
+
+/// Called as a service of the user's systemd, as a program in his session calls it that was moved
+/// below it (podman does so).
+fn user_has_scopes_of_his_own_systemd(place: &Place) {
+    needs_systemd(place);
+    let user = user(place);
+    let (bundle, group) = users(place, user);
     let runtime = format!("/run/user/{user}");
     let run_as = |words: &[&str]| {
         let call = Call::new(&place.dir, "systemd-run");
@@ -307,17 +321,59 @@ fn user_has_scopes_of_his_own_systemd(place: &Place) {
             .run()
     };
     run_as(&["run", "--detach", "--bundle", tests::place::str(&bundle.dir), &place.id]).ok();
-    let own = format!("user.slice/user-{user}.slice/user@{user}.service/user.slice");
-    let group = Path::new(cgroup::MOUNT).join(own).join(scope(place));
-    let read =
-        |name: &str| fs::read_to_string(group.join(name)).unwrap_or_default().trim().to_owned();
-    assert_eq!((read("pids.max"), read("memory.max")), ("44".to_owned(), "67108864".to_owned()));
+    assert_eq!(read(&group, "pids.max"), "44");
+    assert_eq!(read(&group, "memory.max"), "67108864");
     let inside = run_as(&["exec", &place.id, "cat", "/proc/self/cgroup"]);
     inside.ok().says(&scope(place));
     run_as(&["update", "--pids-limit", "55", &place.id]).ok();
-    assert_eq!(read("pids.max"), "55");
+    assert_eq!(read(&group, "pids.max"), "55");
     run_as(&["kill", &place.id, "KILL"]).ok();
-    eventually("it is gone", || (read("cgroup.procs").is_empty()).then_some(()));
+    eventually("it is gone", || (read(&group, "cgroup.procs").is_empty()).then_some(()));
     run_as(&["delete", "--force", &place.id]).ok();
+    assert!(!group.exists());
+}
+
+/// As from a login, whose processes are in a group of root's: only systemd may move them out.
+fn user_has_them_from_a_group_of_roots(place: &Place) {
+    needs_systemd(place);
+    place.only_hull();
+    let user = user(place);
+    let (bundle, group) = users(place, user);
+    let home = rootless::home(place, user);
+    fs::set_permissions(&place.dir, fs::Permissions::from_mode(0o777)).expect("an open directory");
+    let runtime = rootless::reachable(place);
+    let script = format!(
+        "exec >{home}/said 2>&1 </dev/null; hull() {{ {} --systemd-cgroup --root {home}/r $@; }}
+         hull run --detach --bundle {} {id} && hull exec {id} cat /proc/self/cgroup &&
+         cat {}/pids.max && hull delete --force {id} && echo all is well",
+        runtime.display(),
+        bundle.dir.display(),
+        group.display(),
+        home = home.display(),
+        id = place.id,
+    );
+    let (unit, user) = (format!("{}.service", place.id), user.to_string());
+    let environment = format!("XDG_RUNTIME_DIR=/run/user/{user}");
+    let unit = [
+        "ssa(sv)a(sa(sv))",
+        unit.as_str(),
+        "replace",
+        "4",
+        "User",
+        "s",
+        &user,
+        "Type",
+        "s",
+        "oneshot",
+    ];
+    let environment = ["Environment", "as", "1", environment.as_str()];
+    let program = place.script("by-user", &script);
+    let program = tests::place::str(&program);
+    let program = ["ExecStart", "a(sasb)", "1", program, "1", program, "false", "0"];
+    let all = [&unit[..], &environment, &program].concat();
+    manager(place, "StartTransientUnit", &all);
+    let said = || fs::read_to_string(home.join("said")).unwrap_or_default();
+    let well = holds_within(PATIENCE, || said().contains("all is well"));
+    assert!(well && said().contains("\n44\n") && said().contains(&scope(place)), "{}", said());
     assert!(!group.exists());
 }

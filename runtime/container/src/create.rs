@@ -137,7 +137,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         Channel::pair().map_err(|error| Error::sys("make", "a pair of sockets", error))?;
     let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let list = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
-    let init = Init {
+    let mut init = Init {
         state: state.clone(),
         has_root,
         user_namespace,
@@ -169,11 +169,10 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         namespaces,
     };
     let two_steps = init.namespaces.in_two_steps();
-    let options = CloneOptions {
-        namespaces: if two_steps { 0 } else { init.namespaces.clone_flags() },
-        cgroup: Entry::into(&init.entry),
-        sibling: false,
-    };
+    let cgroup_record = cgroup.record();
+    let new = if two_steps { 0 } else { init.namespaces.clone_flags() };
+    let mut options =
+        CloneOptions { namespaces: new, cgroup: Entry::into(&init.entry), sibling: false };
     // The steps have the names of runc's debug log: its users look for them there.
     tracing::debug!(
         "nsexec container setup: namespaces {:#x}{}",
@@ -181,8 +180,14 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         if two_steps { ", in two steps" } else { "" }
     );
     // SAFETY: that the caller has a single thread is this crate's contract.
-    let cloned = unsafe { sys::clone3(&options) }
-        .map_err(|error| Error::sys("make", "the container's process", error))?;
+    let mut cloned = unsafe { sys::clone3(&options) };
+    if cloned.as_ref().err() == Some(&nix::Error::EACCES) && cgroup_record.can_attach() {
+        init.entry.by_creator();
+        options = CloneOptions { namespaces: new, ..CloneOptions::default() };
+        // SAFETY: as above.
+        cloned = unsafe { sys::clone3(&options) };
+    }
+    let cloned = cloned.map_err(|error| Error::sys("make", "the container's process", error))?;
     let (pid, pidfd) = match cloned {
         Cloned::Child => {
             drop(here);
@@ -202,6 +207,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
         console: None,
         process: &init.process,
         state: &state,
+        cgroup: &cgroup_record,
         making: Some(Making { mappings, host, steps: &init.steps, idmaps: &init.sources.idmaps }),
     };
     let outcome = talk.until_ready();

@@ -159,6 +159,13 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
         joiner.entry = other;
         cloned = joiner.clone();
     }
+    if let Err(Error::Sys { source, .. }) = &cloned
+        && source.raw_os_error() == Some(libc::EACCES)
+        && record.cgroup.can_attach()
+    {
+        joiner.entry.by_creator();
+        cloned = joiner.clone();
+    }
     let cloned = cloned?;
     let (pid, pidfd) = match cloned {
         Cloned::Child => {
@@ -175,6 +182,7 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
         console: None,
         process: &joiner.process,
         state: &state,
+        cgroup: &record.cgroup,
         making: None,
     };
     // The terminal is passed on as soon as it is there: the other side may wait for it.
@@ -284,6 +292,9 @@ impl Joiner<'_> {
             if let Ok(mask) = process::own_affinity() {
                 tracing::debug!("nsexec: affinity: {mask}");
             }
+        }
+        if self.entry.is_by_creator() {
+            init::ask(channel, Tag::Cgroup)?;
         }
         self.entry.join().trying(|| "join the cgroup")?;
         process::reset_affinity();

@@ -88,7 +88,8 @@ fn answer(channel: &Channel) -> Done<Vec<u8>> {
     }
 }
 
-fn ask(channel: &Channel, tag: Tag) -> Done<Vec<u8>> {
+/// Asks the creator for something, and waits until it is done.
+pub(crate) fn ask(channel: &Channel, tag: Tag) -> Done<Vec<u8>> {
     channel.send(tag, &[], &[]).trying(|| "speak to the creator")?;
     answer(channel)
 }
@@ -164,6 +165,9 @@ impl Init<'_> {
             join_keyring(name)?;
         }
         process::clear_umask();
+        if self.entry.is_by_creator() {
+            ask(channel, Tag::Cgroup)?;
+        }
         self.entry.join().trying(|| "join the cgroup")?;
         process::reset_affinity();
         self.namespaces.enter_cgroup()?;

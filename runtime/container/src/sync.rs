@@ -29,7 +29,7 @@ pub(crate) enum Tag {
     Mapping = b'm',
     /// Child: needs its resource limits raised.
     Limits = b'l',
-    /// Child: needs to be told into which cgroups it goes.
+    /// Child: needs to be moved into its cgroup.
     Cgroup = b'c',
     /// Child: the hooks of the host may run.
     Hooks = b'h',

@@ -8,7 +8,7 @@ use crate::mounts::plan::Step;
 use crate::sync::{Channel, Message, Tag};
 use crate::userns::Mappings;
 use crate::{Error, Result};
-use crate::{netdev, process, rdt, seccomp, sys};
+use crate::{cgroups, netdev, process, rdt, seccomp, sys};
 use oci::spec::{Hook, Spec};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -125,6 +125,8 @@ pub(crate) struct Talk<'a> {
     pub(crate) console: Option<OwnedFd>,
     pub(crate) process: &'a process::Plan,
     pub(crate) state: &'a oci::State,
+    /// What the child may ask to be let into.
+    pub(crate) cgroup: &'a cgroups::Record,
     /// Not for `exec`.
     pub(crate) making: Option<Making<'a>>,
 }
@@ -198,6 +200,10 @@ impl Talk<'_> {
             }
             (Tag::Source, Some(making)) => {
                 making.set_options(&message)?;
+                Ok(Some(Vec::new()))
+            }
+            (Tag::Cgroup, _) => {
+                self.cgroup.attach(pid)?;
                 Ok(Some(Vec::new()))
             }
             (Tag::Limits, _) => {

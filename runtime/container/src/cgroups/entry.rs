@@ -23,6 +23,8 @@ pub struct Entry {
     /// Directory of the v2 cgroup.
     v2: Option<OwnedFd>,
     v2_path: PathBuf,
+    /// The process' creator has to let it in: it asks before it joins.
+    by_creator: bool,
 }
 
 impl Entry {
@@ -61,6 +63,17 @@ impl Entry {
             );
         }
         Ok(())
+    }
+
+    /// For a clone whose child may not go into the v2 cgroup by itself.
+    pub fn by_creator(&mut self) {
+        self.v2 = None;
+        self.by_creator = true;
+    }
+
+    /// Whether the creator is to be asked.
+    pub fn is_by_creator(&self) -> bool {
+        self.by_creator
     }
 
     /// Moves the calling process, which must have one thread, into the v1 cgroups. Neither allocates

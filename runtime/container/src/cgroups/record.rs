@@ -350,6 +350,17 @@ impl Record {
         Entry::open(&paths).map(Some)
     }
 
+    /// Whether systemd can be asked to move a process into the cgroup ([`Record::attach`]).
+    pub fn can_attach(&self) -> bool {
+        self.user_unit && systemd::knows_our_numbers()
+    }
+
+    /// Lets systemd move a process into the cgroup.
+    pub fn attach(&self, pid: i32) -> Result<()> {
+        let Some(unit) = &self.unit else { return Ok(()) };
+        systemd::attach(unit, pid, self.user_unit)
+    }
+
     /// Whether the container has given controllers of its v2 cgroup to groups below.
     pub fn is_divided(&self) -> bool {
         let file = self.paths.get("").map(|directory| directory.join("cgroup.subtree_control"));

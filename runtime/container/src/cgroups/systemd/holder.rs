@@ -74,11 +74,7 @@ impl Holder {
     /// Its process id as systemd is told: 0 is whoever made the connection. Where we have systemd's
     /// numbers they are given, because systemd before 230 takes no 0.
     pub(super) fn number(&self) -> u32 {
-        let namespace = std::fs::metadata("/proc/self/ns/pid").map(|found| found.ino());
-        if namespace.is_ok_and(|number| number != FIRST_PID_NAMESPACE) {
-            return 0;
-        }
-        self.pid as u32
+        if knows_our_numbers() { self.pid as u32 } else { 0 }
     }
 
     /// Where systemd said that the unit is.
@@ -91,6 +87,12 @@ impl Holder {
         let path = self.control_group.as_deref()?.trim_start_matches('/');
         layout.v2.as_ref().map(|v2| v2.mountpoint.join(path))
     }
+}
+
+/// Whether a process id of ours means the same process to systemd.
+pub(in crate::cgroups) fn knows_our_numbers() -> bool {
+    let namespace = std::fs::metadata("/proc/self/ns/pid").map(|found| found.ino());
+    namespace.map_or(true, |number| number == FIRST_PID_NAMESPACE)
 }
 
 /// The child: connects, tells what came of it, and waits for its end.

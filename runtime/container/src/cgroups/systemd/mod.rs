@@ -17,7 +17,7 @@ use super::layout::Layout;
 use super::place::Unit;
 use super::plan::Limits;
 use bus::{Bus, Failure};
-pub(super) use holder::Holder;
+pub(super) use holder::{Holder, knows_our_numbers};
 use oci::spec::LinuxResources;
 use std::collections::HashMap;
 use wire::{Value, Writer};
@@ -168,6 +168,19 @@ pub(super) fn update(
         .manager("SetUnitProperties", "sba(sv)", &body)
         .map(|_| ())
         .map_err(|reason| failed("update", unit, reason))
+}
+
+/// Lets systemd move a process into a unit: who may not move it himself out of a group of root's,
+/// as from a login, can have this done.
+pub(super) fn attach(unit: &str, pid: i32, user: bool) -> Result<()> {
+    let mut body = Writer::default();
+    body.str(unit);
+    body.str("/");
+    body.array(4, &[pid as u32], |writer, &pid| writer.u32(pid));
+    connect("attach a process to", unit, user)?
+        .manager("AttachProcessesToUnit", "ssau", &body)
+        .map(drop)
+        .map_err(|reason| failed("attach a process to", unit, reason))
 }
 
 fn connect(operation: &'static str, unit: &str, user: bool) -> Result<Bus> {
