@@ -133,13 +133,12 @@ fn exec_gets_a_terminal_of_its_own(place: &Place) {
 
 fn exec_terminal_is_resized(place: &Place) {
     let container = place.start(&place.bundle().args(&["sleep", "1000"]));
-    let mut terminal = exec_in(place, &container, "echo ready; read go; stty size");
+    let mut terminal = exec_in(place, &container, "echo ready; while read go; do stty size; done");
     terminal.shows("ready");
     terminal.resize(17, 71);
     // A size on its way is not overtaken by a key pressed later on the host,
     // but may be inside a guest: pressed until seen.
-    terminal.types("go\n");
-    terminal.shows("17 71");
+    terminal.answers("go\n", "17 71");
 }
 
 /// `run` in the foreground with a terminal of ours as its own controlling one.

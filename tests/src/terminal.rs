@@ -134,6 +134,18 @@ impl Terminal {
         }
     }
 
+    /// Types these keys, again and again, until the words are shown.
+    #[track_caller]
+    pub fn answers(&mut self, keys: &str, words: &str) {
+        let answered = within(PATIENCE, || {
+            self.types(keys);
+            std::thread::sleep(Duration::from_millis(50));
+            self.look();
+            self.text().contains(words).then_some(())
+        });
+        assert!(answered.is_some(), "{keys:?} was not answered by {words:?} but {:?}", self.text());
+    }
+
     /// Forgets what was shown.
     pub fn forgets(&mut self) {
         self.look();

@@ -1,10 +1,15 @@
 //! What undoes a `create` whose process was killed.
 //!
 //! A guard that lives in the process itself dies with it. So for the time of a `create` there is a
-//! watcher: a process that shares this one's memory (`CLONE_VM`: making it copies nothing) and
-//! sleeps until this one ends. What is about to be made is noted beforehand; if the end comes
-//! before the guard is dropped, the watcher removes what was noted. Namespaces and the mounts in them
-//! need no such help, they go with the container's process, which ends when its creator does.
+//! watcher: a process that shares this one's memory and descriptors (`CLONE_VM`, `CLONE_FILES`:
+//! making it copies nothing) and sleeps until this one ends. What is about to be made is noted
+//! beforehand; if the end comes before the guard is dropped, the watcher removes what was noted.
+//! Namespaces and the mounts in them need no such help, they go with the container's process, which
+//! ends when its creator does.
+//!
+//! That descriptors are shared keeps the lock of the state directory taken when the creator ends.
+//! Before the watcher lets go of it, to wait for children of the creator that share it as well, it
+//! makes the file [`UNDOING`] in there: whoever gets the lock in between is to give it back.
 //!
 //! The watcher must not allocate, take locks or use thread-local data while its parent lives: it
 //! makes one system call and sleeps in it.
@@ -14,7 +19,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use std::cell::{RefCell, UnsafeCell};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -25,6 +30,10 @@ const MAX_NOTES: usize = 256;
 /// Tries to remove what is still in use (by processes that are about to end), and their distance.
 const TRIES: usize = 400;
 const PAUSE_NANOS: i64 = 5_000_000;
+
+/// The file in a state directory that is being undone.
+pub const UNDOING: &str = "undoing";
+const UNDOING_NAME: &CStr = c"undoing";
 
 /// The same for a lock that is still held: a microVM's monitor may just be reading a kernel.
 const LOCK_TRIES: usize = 6000;
@@ -48,8 +57,8 @@ struct Notes {
     mount: AtomicU64,
     /// The state directory: emptied, then removed.
     state: AtomicPtr<c_char>,
-    /// It was surely made by the creator.
-    state_is_ours: AtomicBool,
+    /// The descriptor of the creator's lock on it: it is surely made and locked by the creator.
+    lock: AtomicI32,
     /// Directories to remove, in the order they were made.
     made: [AtomicPtr<c_char>; MAX_NOTES],
     count: AtomicUsize,
@@ -86,7 +95,7 @@ impl Guard {
             mounted: AtomicPtr::new(std::ptr::null_mut()),
             mount: AtomicU64::new(0),
             state: AtomicPtr::new(std::ptr::null_mut()),
-            state_is_ours: AtomicBool::new(false),
+            lock: AtomicI32::new(-1),
             made: [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_NOTES],
             count: AtomicUsize::new(0),
         }));
@@ -97,7 +106,8 @@ impl Guard {
         // The function gets memory that lives until the watcher was reaped.
         let watcher = sys::check(unsafe {
             let top = STACK.0.get().cast::<u8>().add(32 << 10);
-            libc::clone(watcher, top.cast(), libc::CLONE_VM, notes.cast())
+            let flags = libc::CLONE_VM | libc::CLONE_FILES;
+            libc::clone(watcher, top.cast(), flags, notes.cast())
         } as libc::c_long);
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
         match watcher {
@@ -136,9 +146,9 @@ impl Guard {
         }
     }
 
-    /// The state directory was made.
-    pub fn state_directory_made(&self) {
-        self.notes().state_is_ours.store(true, Ordering::Release);
+    /// The state directory was made, and is locked by this descriptor of it.
+    pub fn state_directory_made(&self, lock: BorrowedFd<'_>) {
+        self.notes().lock.store(lock.as_raw_fd(), Ordering::Release);
     }
 
     /// The state directory is another one's after all.
@@ -210,6 +220,17 @@ extern "C" fn watcher(notes: *mut c_void) -> c_int {
 }
 
 fn undo(notes: &Notes) {
+    let held = notes.lock.load(Ordering::Acquire);
+    if held >= 0 {
+        // SAFETY: takes integers and a NUL-terminated name.
+        unsafe {
+            let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_CLOEXEC;
+            libc::openat(held, UNDOING_NAME.as_ptr(), flags, 0o600);
+        }
+    }
+    // What others wait for: the ends of pipes, of the talk with the container's process, the lock.
+    // SAFETY: the descriptors were the creator's, which is gone; nothing here uses one of them.
+    unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };
     let init = notes.init.load(Ordering::Acquire);
     if init > 0 {
         // SAFETY: takes integers only.
@@ -221,12 +242,18 @@ fn undo(notes: &Notes) {
     let locked = if state.is_null() {
         None
     } else {
-        let surely = notes.state_is_ours.load(Ordering::Acquire);
         // SAFETY: noted texts are NUL-terminated and kept until the guard is dropped, which it
         // never was.
         let path = unsafe { CStr::from_ptr(state) };
-        lock(path, surely).map(|directory| (path, directory))
+        lock(path, held >= 0).map(|directory| (path, directory))
     };
+    let gone = |(_, directory): &(&CStr, OwnedFd)| {
+        sys::fstat(directory).is_ok_and(|stat| stat.st_nlink == 0)
+    };
+    if held >= 0 && locked.as_ref().is_none_or(gone) {
+        // A container it was already, and whoever deletes one removes all of it.
+        return;
+    }
     let mounted = notes.mounted.load(Ordering::Acquire);
     if !mounted.is_null() {
         // SAFETY: noted texts are NUL-terminated and kept until the guard is dropped, which it
@@ -294,9 +321,6 @@ fn lock(path: &CStr, surely: bool) -> Option<OwnedFd> {
 
 /// Removes a directory and the files in it, without allocating.
 fn remove_flat(path: &CStr, directory: &OwnedFd) {
-    if sys::fstat(directory).is_ok_and(|stat| stat.st_nlink == 0) {
-        return;
-    }
     #[repr(align(8))]
     struct Entries([u8; 4096]);
     let mut entries = Entries([0; 4096]);
@@ -345,7 +369,8 @@ mod tests {
         let guard = Guard::new().unwrap();
         guard.state_directory(&base.join("state"));
         std::fs::create_dir(base.join("state")).unwrap();
-        guard.state_directory_made();
+        let directory = std::fs::File::open(base.join("state")).unwrap();
+        guard.state_directory_made(std::os::fd::AsFd::as_fd(&directory));
         std::fs::write(base.join("state/state.json"), "{}").unwrap();
         for name in ["one", "one/two"] {
             guard.directory(&base.join(name), true);

@@ -39,7 +39,7 @@ mod userns;
 pub use create::{CreateRequest, Created, create};
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecRequest, exec};
-pub use guard::Guard;
+pub use guard::{Guard, UNDOING};
 pub use lifecycle::{
     delete, discard, pause, processes, resume, signal, start, stats, status, update,
 };

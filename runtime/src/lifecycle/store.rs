@@ -12,9 +12,13 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
+
+/// How long a guard may take to undo a killed `create`; after that it must have been killed, too.
+const UNDOING_PATIENCE: Duration = Duration::from_secs(40);
 
 /// The containers of one root.
 #[derive(Clone, Debug)]
@@ -163,7 +167,7 @@ impl Store {
         guard.state_directory(&path);
         let claim = self.claim_path(path);
         match &claim {
-            Ok(_) => guard.state_directory_made(),
+            Ok(claim) => guard.state_directory_made(claim.lock_fd()?),
             Err(_) => guard.forget_state_directory(),
         }
         claim
@@ -205,7 +209,8 @@ impl Store {
         }
         let Ok(dir) = File::open(path) else { return Ok(false) };
         let lock = Lock { dir };
-        if !lock.try_acquire() || path.join(STATE).exists() {
+        let others = || path.join(STATE).exists() || path.join(container::UNDOING).exists();
+        if !lock.try_acquire() || others() {
             return Ok(false);
         }
         Ok(remove_dir(path).is_ok())
@@ -265,7 +270,16 @@ impl Store {
     /// else may have been made.
     pub fn discard(&self, id: &Id) -> Result<Option<oci::Config>> {
         let path = self.dir(id);
-        let Some(_lock) = Lock::take(&path)? else { return Ok(None) };
+        let end = Instant::now() + UNDOING_PATIENCE;
+        let _lock = loop {
+            let Some(lock) = Lock::take(&path)? else { return Ok(None) };
+            // A killed create's guard makes way for that create's other processes only.
+            if !path.join(container::UNDOING).exists() || Instant::now() > end {
+                break lock;
+            }
+            drop(lock);
+            std::thread::sleep(Duration::from_millis(2));
+        };
         let config = oci::load_trusted(&path.join(CONFIG)).ok();
         self.remove(&path)?;
         Ok(config)
