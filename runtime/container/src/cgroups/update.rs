@@ -140,19 +140,25 @@ fn check_memory(resources: &LinuxResources, directory: &Path) -> Result<()> {
     else {
         return Ok(());
     };
-    let refuse = |field: &str, limit: i64, usage: u64| {
-        Err(Error::value(field, format!("{limit} is below what is used now ({usage})")))
+    // The words are runc's: its users look for them.
+    let refuse = |field: &str, what: &str, limit: i64, usage: u64| {
+        Err(Error::value(field, format!("rejecting {what} limit {limit} <= usage {usage}")))
     };
+    let usage = fs::number(&directory.join("memory.current"))?;
+    let total = memory.swap().filter(|&total| total > 0);
+    if let Some(total) = total.filter(|&total| total as u64 <= usage) {
+        return refuse("memory.swap", "memory+swap", total, usage);
+    }
     if let Some(limit) = memory.limit().filter(|&limit| limit > 0) {
-        let usage = fs::number(&directory.join("memory.current"))?;
-        if usage > limit as u64 {
-            return refuse("memory.limit", limit, usage);
+        if limit as u64 <= usage {
+            return refuse("memory.limit", "memory", limit, usage);
         }
-        if let Some(total) = memory.swap().filter(|&swap| swap > limit)
+        if let Some(total) = total.filter(|&total| total > limit)
             && let Ok(swap_usage) = fs::number(&directory.join("memory.swap.current"))
             && swap_usage > (total - limit) as u64
         {
-            return refuse("memory.swap", total, usage.saturating_add(swap_usage));
+            let usage = usage.saturating_add(swap_usage);
+            return refuse("memory.swap", "memory+swap", total, usage);
         }
     }
     Ok(())

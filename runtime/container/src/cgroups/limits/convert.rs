@@ -1,7 +1,8 @@
 //! Values of v1 turned into values of v2.
 //!
-//! Shares become a weight by the classic linear map (2..262144 onto 1..10000), which crun, youki
-//! and runc up to 1.3.1 use and conformance suites expect; runc's later quadratic map is not used.
+//! Shares become a weight by the curve through (2, 1), (1024, 100) and (262144, 10000) that runc has
+//! since 1.3.2, crun since 1.23 and youki: both defaults meet. Before, all had a straight line from
+//! 2 to 262144, on which the default of v1 was less than half of that of v2.
 
 use crate::cgroups::error::{Error, Result};
 
@@ -11,7 +12,10 @@ pub(crate) fn shares_to_weight(shares: u64) -> u64 {
         0 => 0,
         1 | 2 => 1,
         262_144.. => 10_000,
-        shares => 1 + (shares - 2) * 9999 / 262_142,
+        shares => {
+            let log = (shares as f64).log2();
+            10_f64.powf((log * log + 125.0 * log) / 612.0 - 7.0 / 34.0).ceil() as u64
+        }
     }
 }
 
@@ -55,9 +59,13 @@ mod tests {
             (0, 0),
             (1, 1),
             (2, 1),
-            (1024, 39),
-            (22_000, 840),
-            (262_143, 9999),
+            (3, 2),
+            (100, 17),
+            (512, 59),
+            (1024, 100),
+            (2048, 174),
+            (22_000, 1204),
+            (262_143, 10_000),
             (262_144, 10_000),
             (u64::MAX, 10_000),
         ] {

@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn cpu() {
         let cpu = |value| plan(json!({ "cpu": value })).unwrap();
-        assert_eq!(cpu(json!({"shares": 1024})), pairs(&[("cpu.weight", "39")]));
+        assert_eq!(cpu(json!({"shares": 1024})), pairs(&[("cpu.weight", "100")]));
         assert_eq!(cpu(json!({"quota": 5000})), pairs(&[("cpu.max", "5000 100000")]));
         assert_eq!(cpu(json!({"quota": -9, "period": 9000})), pairs(&[("cpu.max", "max 9000")]));
         assert_eq!(

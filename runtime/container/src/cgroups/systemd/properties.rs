@@ -193,7 +193,7 @@ mod tests {
             ("MemoryMax", Value::U64(100)),
             ("MemoryLow", Value::U64(50)),
             ("MemorySwapMax", Value::U64(200)),
-            ("CPUWeight", Value::U64(39)),
+            ("CPUWeight", Value::U64(100)),
             ("CPUQuotaPerSecUSec", Value::U64(250_000)),
             ("AllowedCPUs", Value::Bytes(vec![3, 2])),
             ("TasksMax", Value::U64(u64::MAX)),
