@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use std::fs;
-use tests::{Bundle, Container, Place, eventually, subject};
+use tests::{Bundle, Container, Place, cgroup, eventually, subject};
 
 subject! {
     both: it_runs_inside, its_status_is_passed_on, its_death_by_signal_is_passed_on, environment_is_the_configs_and_its_own,
@@ -13,7 +13,7 @@ subject! {
         it_ends_with_the_container, options_after_the_id_are_the_commands, seccomp_holds_for_it_too,
         capabilities_are_the_containers, hostname_is_the_containers, signals_are_passed_on,
         rlimits_are_the_configs, missing_working_directory_is_refused, wrong_process_file_is_named;
-    container: it_joins_the_cgroups, it_can_join_a_cgroup_below, descriptors_are_preserved,
+    container: it_joins_the_cgroups, it_can_join_a_cgroup_below, it_goes_where_the_first_process_went, descriptors_are_preserved,
         descriptors_do_not_leak, ignore_paused_waits_for_the_end_of_the_pause, it_joins_the_user_namespace,
         unknown_apparmor_profile_is_refused, apparmor_profile_confines_it_too, it_has_the_umask_of_the_config, it_joins_all_namespaces;
 }
@@ -405,4 +405,33 @@ fn it_joins_all_namespaces(place: &Place) {
         })
         .collect();
     assert_eq!(inside.ok().lines(), outside);
+}
+
+/// On version 2: the container's own group may have been divided, or left and removed.
+fn it_goes_where_the_first_process_went(place: &Place) {
+    if !cgroup::is_v2() {
+        place.cannot("needs a pure cgroup v2");
+    }
+    let script = "cd /sys/fs/cgroup; mkdir first; echo 1 >first/cgroup.procs
+        echo +pids >cgroup.subtree_control && echo divided; exec sleep 1000";
+    let bundle = place
+        .bundle()
+        .namespace("cgroup", None)
+        .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["rw"])
+        .sh(script);
+    let container = place.start(&bundle);
+    container.says("divided");
+    container.exec(&["cat", "/proc/self/cgroup"]).ok().prints("0::/first");
+    container.exec_with(&["--cgroup", "/"], &["true"]).run().complains(&["busy"]);
+    let top = std::path::Path::new(cgroup::MOUNT);
+    let elsewhere = top.join(format!("{}-elsewhere", place.id));
+    fs::create_dir(&elsewhere).expect("another group");
+    fs::write(elsewhere.join("cgroup.procs"), container.pid().to_string()).expect("moved");
+    for dir in ["first", ""] {
+        fs::remove_dir(top.join(&place.id).join(dir)).expect("the own group removed");
+    }
+    let there = container.exec(&["cat", "/proc/self/cgroup"]).ok();
+    assert!(there.stdout.contains("-elsewhere"), "{there}");
+    container.delete_force();
+    fs::remove_dir(elsewhere).expect("the other group removed");
 }

@@ -12,7 +12,8 @@ use tests::{Bundle, Call, Container, Output, Place, cgroup, eventually, holds_wi
 subject! {
     container: container_is_a_scope_in_its_slice, slice_and_prefix_may_be_missing, slices_may_be_nested,
         limits_are_properties_that_outlive_a_reload, update_changes_the_properties,
-        devices_stay_closed_after_a_reload, delete_takes_the_scope_away, exec_lands_in_the_scope,
+        unified_limits_are_properties_as_well, one_process_alone_may_be_allowed,
+        scope_of_another_is_refused, devices_stay_closed_after_a_reload, delete_takes_the_scope_away, exec_lands_in_the_scope,
         stopping_the_scope_stops_the_container, failed_one_leaves_no_scope,
         annotations_are_properties, paths_of_the_other_driver_are_refused, it_can_be_paused,
         user_has_scopes_of_his_own_systemd, user_has_them_from_a_group_of_roots;
@@ -197,6 +198,37 @@ fn update_changes_the_properties(place: &Place) {
         (file(&container, "memory.max"), file(&container, "pids.max")),
         ("max".to_owned(), "max".to_owned())
     );
+}
+
+fn unified_limits_are_properties_as_well(place: &Place) {
+    needs_systemd(place);
+    let unified = json!({"memory.high": "67108864", "pids.max": "22", "cpu.max": "20000 100000"});
+    let bundle = sleeper(place).set("/linux/resources/unified", unified);
+    let container = start(place, &bundle);
+    assert_eq!(property(place, "MemoryHigh"), "67108864");
+    assert_eq!(property(place, "TasksMax"), "22");
+    assert_eq!(property(place, "CPUQuotaPerSecUSec"), "200ms");
+    reload(place);
+    assert_eq!(file(&container, "memory.high"), "67108864");
+}
+
+/// What holds the scope open before the container is in must not count.
+fn one_process_alone_may_be_allowed(place: &Place) {
+    needs_systemd(place);
+    let container = start(place, &sleeper(place).set("/linux/resources/pids", json!({"limit": 1})));
+    assert_eq!(property(place, "TasksMax"), "1");
+    assert_eq!(file(&container, "pids.max"), "1");
+}
+
+fn scope_of_another_is_refused(place: &Place) {
+    needs_systemd(place);
+    let container = start(place, &sleeper(place));
+    let bundle =
+        place.bundle().set("/linux/cgroupsPath", json!(format!("system.slice:hull:{}", place.id)));
+    bundle.save();
+    let call = place.hull().args(["--systemd-cgroup", "run", "--bundle"]).arg(&bundle.dir);
+    call.arg(format!("{}-2", place.id)).run().complains(&["cgroup is not empty"]);
+    assert_eq!(container.status(), "running");
 }
 
 fn devices_stay_closed_after_a_reload(place: &Place) {

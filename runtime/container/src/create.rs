@@ -215,7 +215,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created> {
     outcome?;
     tracing::debug!("child process in init(): {} has its root and waits for start", child.pid);
     let mut cgroup = cgroup;
-    cgroup.joined();
+    cgroup.joined()?;
     let master = match (console, master) {
         (Some(socket), Some(master)) => {
             pty::send_over(socket.as_fd(), master.as_fd())?;

@@ -9,7 +9,7 @@
 //! least of all, and a child begins with all that its parent has. So there is where the caller
 //! could not come back from the container's pid namespace.
 
-use crate::cgroups::Entry;
+use crate::cgroups::{self, Entry};
 use crate::create::{self, kept_descriptors};
 use crate::error::{Done, Failure, Trying};
 use crate::path::Root;
@@ -102,7 +102,6 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
         Some(path) => Some(pty::connect_to(path, SockType::Stream)?),
         None => None,
     };
-    let mut entry = record.cgroup.entry(request.cgroup)?;
     let beside = || -> Result<Option<Entry>> {
         // runc's `--cgroup` means that one and no other.
         if request.cgroup.is_empty() {
@@ -110,6 +109,10 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
         } else {
             Ok(None)
         }
+    };
+    let mut entry = match record.cgroup.entry(request.cgroup) {
+        Err(error) if !record.cgroup.exists() => beside()?.ok_or(error)?,
+        entry => entry?,
     };
     if process.affinity.is_some()
         && record.cgroup.is_divided()
@@ -166,7 +169,14 @@ pub fn exec(record: &Record, request: &ExecRequest<'_>) -> Result<Exec> {
         joiner.entry.by_creator();
         cloned = joiner.clone();
     }
-    let cloned = cloned?;
+    let cloned = cloned.map_err(|error| match (error, request.cgroup.first()) {
+        (Error::Sys { source, .. }, Some(argument))
+            if source.raw_os_error() == Some(libc::EBUSY) =>
+        {
+            cgroups::Error::BusySub { argument: argument.clone(), source }.into()
+        }
+        (error, _) => error,
+    })?;
     let (pid, pidfd) = match cloned {
         Cloned::Child => {
             drop(here);

@@ -9,6 +9,7 @@ use super::layout::Layout;
 use super::plan::Plan;
 use super::record::{self, Hierarchy, Record};
 use super::systemd;
+use oci::spec::{LinuxPids, LinuxResources};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
@@ -27,6 +28,8 @@ pub struct Cgroup {
     made: Vec<PathBuf>,
     /// Holds a systemd scope open until the container's first process is in it.
     holder: Option<systemd::Holder>,
+    /// A limit of one process, put off: beside the holder there would be no place for it.
+    single: Option<LinuxPids>,
     kept: bool,
 }
 
@@ -48,7 +51,7 @@ impl Plan {
 
     /// The same, telling beforehand of each directory that is about to be made (`true`), and after
     /// if it was there already (`false`).
-    pub fn create_noting(self, note: &dyn Fn(&Path, bool)) -> Result<Cgroup> {
+    pub fn create_noting(mut self, note: &dyn Fn(&Path, bool)) -> Result<Cgroup> {
         let mut cgroup = Cgroup {
             record: Record {
                 paths: self.paths.clone(),
@@ -58,8 +61,13 @@ impl Plan {
             layout: self.layout.clone(),
             made: Vec::new(),
             holder: None,
+            single: None,
             kept: false,
         };
+        if self.unit.is_some() {
+            self.refuse_unit(&cgroup)?;
+            cgroup.single = self.put_off_single();
+        }
         if let Some(unit) = &self.unit {
             let holder = systemd::start(
                 unit,
@@ -94,6 +102,33 @@ impl Plan {
         }
         self.allow_devices(&cgroup)?;
         Ok(cgroup)
+    }
+
+    /// Refuses a unit that is another's, before systemd is asked for it and may remove it.
+    fn refuse_unit(&self, cgroup: &Cgroup) -> Result<()> {
+        if cgroup.record.frozen()? {
+            let path = cgroup.record.main().cloned().unwrap_or_default();
+            return Err(Error::Frozen { path });
+        }
+        let slice = self.unit.as_ref().is_some_and(|unit| unit.name.ends_with(".slice"));
+        match cgroup.record.main().filter(|path| !slice && path.is_dir()) {
+            Some(directory) => refuse_processes(directory),
+            None => Ok(()),
+        }
+    }
+
+    /// Allows one process more where only one is allowed; gives the limit to be set later.
+    fn put_off_single(&mut self) -> Option<LinuxPids> {
+        let single = self.resources.pids().filter(|pids| pids.limit() == 1)?;
+        let mut two = single;
+        two.set_limit(2);
+        self.resources.set_pids(Some(two));
+        for write in self.limits.v1.iter_mut().chain(&mut self.limits.v2) {
+            if write.field == "pids.limit" {
+                write.value = "2".to_owned();
+            }
+        }
+        Some(single)
     }
 
     fn make_v1(&self, cgroup: &mut Cgroup, note: &dyn Fn(&Path, bool)) -> Result<()> {
@@ -180,10 +215,7 @@ impl Plan {
         if self.unit.is_some() || cgroup.made.iter().any(|made| made == directory) {
             return Ok(());
         }
-        match record::count(directory)? {
-            0 => Ok(()),
-            count => Err(Error::NotEmpty { path: directory.to_path_buf(), count }),
-        }
+        refuse_processes(directory)
     }
 
     fn allow_devices(&self, cgroup: &Cgroup) -> Result<()> {
@@ -210,6 +242,13 @@ impl Plan {
             }
             other => other,
         }
+    }
+}
+
+fn refuse_processes(directory: &Path) -> Result<()> {
+    match record::count(directory)? {
+        0 => Ok(()),
+        count => Err(Error::NotEmpty { path: directory.to_path_buf(), count }),
     }
 }
 
@@ -380,9 +419,13 @@ impl Cgroup {
     }
 
     /// To be called once the container's first process is inside: lets go of what held a systemd
-    /// scope open. [`Cgroup::keep`] does it too.
-    pub fn joined(&mut self) {
+    /// scope open, and sets what had to wait for that.
+    pub fn joined(&mut self) -> Result<()> {
         self.holder = None;
+        let Some(single) = self.single.take() else { return Ok(()) };
+        let mut resources = LinuxResources::default();
+        resources.set_pids(Some(single));
+        self.record.apply(&resources)
     }
 
     /// What the state file will remember.
@@ -395,7 +438,7 @@ impl Cgroup {
     /// Keeps the cgroup beyond this value's life.
     pub fn keep(mut self) -> Record {
         self.kept = true;
-        self.joined();
+        self.holder = None;
         self.record()
     }
 
@@ -415,7 +458,7 @@ impl Drop for Cgroup {
         if self.kept {
             return;
         }
-        self.joined();
+        self.holder = None;
         if let Some(unit) = &self.record.unit {
             let _ = systemd::stop(unit, self.record.user_unit);
         }

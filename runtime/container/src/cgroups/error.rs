@@ -62,6 +62,14 @@ pub enum Error {
         /// As given.
         argument: String,
     },
+    /// A cgroup that has given its controllers to others below takes no process.
+    #[error("error adding pid 0 to cgroups: --cgroup {argument:?}: {source}")]
+    BusySub {
+        /// What was given.
+        argument: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// A path below the container's cgroup leads nowhere.
     #[error("error adding pid to cgroup: --cgroup {argument:?}: no such file or directory")]
     NoSub {

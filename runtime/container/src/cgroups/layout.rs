@@ -100,6 +100,14 @@ impl Layout {
         self.v1.iter().find(|v1| v1.controllers.iter().any(|name| name == controller))
     }
 
+    /// The directory of a process in the v2 hierarchy, where it can be told.
+    pub fn v2_of(&self, pid: i32) -> Option<PathBuf> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let own = own_path(&text, |id, names| id == "0" && names.is_empty());
+        let v2 = self.v2.as_ref()?;
+        Some(v2.mountpoint.join(own.trim_start_matches('/')))
+    }
+
     /// A directory below which all hierarchies are found.
     pub fn base(&self) -> PathBuf {
         let mut points =

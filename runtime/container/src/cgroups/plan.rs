@@ -6,6 +6,7 @@ use super::error::Result;
 use super::layout::Layout;
 use super::limits::{self, Write};
 use super::place::{Inner, Unit};
+use super::systemd;
 use oci::spec::LinuxResources;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
@@ -73,7 +74,10 @@ pub fn plan(request: &Request<'_>) -> Result<Plan> {
 }
 
 pub(super) fn plan_on(request: &Request<'_>, layout: Layout) -> Result<Plan> {
-    let resources = request.resources.cloned().unwrap_or_default();
+    let mut resources = request.resources.cloned().unwrap_or_default();
+    if request.systemd {
+        systemd::settle(&mut resources);
+    }
     // Read once, and only when some controller is not on v1.
     let on_v2 = OnceCell::new();
     let v2_has = |controller: &str| {

@@ -195,7 +195,7 @@ impl Record {
     /// kernel still lists.
     pub fn kill_all(&self) -> Result<()> {
         if let Some(file) = self.v2_with("cgroup.kill") {
-            fs::write(&file, "1")?;
+            kill(&file)?;
         }
         let mut path = Path::new("/");
         if let Some(main) = self.main() {
@@ -212,7 +212,10 @@ impl Record {
                 unsafe { libc::kill(pid, libc::SIGKILL) };
             }
             // A process stopped by the v1 freezer does not even die.
-            self.thaw()?;
+            match self.thaw() {
+                Err(_) if !self.exists() => return Ok(()),
+                done => done?,
+            }
             wait.again()?;
         }
     }
@@ -222,7 +225,7 @@ impl Record {
         if signal == libc::SIGKILL
             && let Some(file) = self.v2_with("cgroup.kill")
         {
-            return fs::write(&file, "1");
+            return kill(&file);
         }
         // Stopped while the list is made, so that no fork escapes it.
         let was_frozen = self.frozen()?;
@@ -337,14 +340,18 @@ impl Record {
     }
 
     /// The same, but on v2 beside process `pid`: where the container has divided its cgroup among
-    /// groups below (as systemd does), no process may be in the cgroup itself.
+    /// groups below (as systemd does), no process may be in the cgroup itself; where it has left it,
+    /// there may be none.
     pub fn entry_beside(&self, pid: i32) -> Result<Option<Entry>> {
         let Some(top) = self.paths.get("") else { return Ok(None) };
         let has = |directory: &PathBuf| {
             let list = fs::read_raw(&directory.join("cgroup.procs")).unwrap_or_default();
             list.lines().any(|line| line.parse() == Ok(pid))
         };
-        let Some(there) = fs::tree(top).into_iter().find(has) else { return Ok(None) };
+        let below = || fs::tree(top).into_iter().find(has);
+        let Some(there) = Layout::read()?.v2_of(pid).filter(has).or_else(below) else {
+            return Ok(None);
+        };
         let mut paths = self.paths.clone();
         paths.insert(String::new(), there);
         Entry::open(&paths).map(Some)
@@ -370,6 +377,17 @@ impl Record {
     /// What a `cgroup` mount shows.
     pub fn mounts(&self) -> Result<Vec<Hierarchy>> {
         Ok(hierarchies(&Layout::read()?, self))
+    }
+}
+
+/// Kills by `cgroup.kill`. systemd removes the cgroup of a scope that became empty: then there is
+/// nobody left.
+fn kill(file: &Path) -> Result<()> {
+    match fs::put(file, "1") {
+        Err(source) if !matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {
+            Err(Error::io("write 1 to", file, source))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -244,7 +244,7 @@ fn systemd_makes_changes_and_stops_a_scope() {
     };
     let mut cgroup = plan(&request).unwrap().create().unwrap();
     let mut child = run_in(&cgroup, "sleep", &["100"]);
-    cgroup.joined();
+    cgroup.joined().unwrap();
     let record = cgroup.keep();
     assert_eq!(record.processes().unwrap(), [child.id() as i32]);
     assert_eq!(show("ActiveState"), "active");

@@ -36,6 +36,9 @@ impl Record {
             complete(&mut resources, directory);
             check_memory(&resources, directory)?;
         }
+        if self.unit.is_some() {
+            systemd::settle(&mut resources);
+        }
         let mut limits = Limits::new(&resources, &layout, &has)?;
         if !unified
             && resources

@@ -182,7 +182,7 @@ pub fn restore(request: &RestoreRequest<'_>) -> Result<Restored, Error> {
         reason: error.to_string(),
     })?;
     if let Some(cgroup) = &mut restored.cgroup {
-        cgroup.joined();
+        cgroup.joined().map_err(of_cgroup)?;
         restored.record = Record {
             id: request.id.to_owned(),
             pid,

@@ -249,6 +249,6 @@ fn enter_cgroup(
         entry.without_into()?;
     }
     entry.join().map_err(system("move into the container's cgroup"))?;
-    cgroup.joined();
+    cgroup.joined()?;
     Ok((cgroup.keep(), remover, later.then_some(entry)))
 }

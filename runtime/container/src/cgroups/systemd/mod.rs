@@ -19,6 +19,7 @@ use super::plan::Limits;
 use bus::{Bus, Failure};
 pub(super) use holder::{Holder, knows_our_numbers};
 use oci::spec::LinuxResources;
+pub(super) use properties::settle;
 use std::collections::HashMap;
 use wire::{Value, Writer};
 

@@ -12,6 +12,8 @@ use oci::spec::{LinuxCpu, LinuxResources};
 
 /// `CGROUP_LIMIT_MAX`.
 const INFINITY: u64 = u64::MAX;
+/// What `cpu.max` has where nothing else is said.
+const DEFAULT_PERIOD: u64 = 100_000;
 /// systemd rounds quotas to this many microseconds in a second.
 const QUOTA_STEP: u64 = 10_000;
 
@@ -74,12 +76,84 @@ pub(super) fn limits(resources: &LinuxResources, v2: bool) -> Result<Vec<(String
             put("BlockIOWeight", Value::U64(u64::from(weight)));
         }
     }
+    if v2 {
+        for (name, value) in unified(resources)? {
+            out.retain(|(known, _)| *known != name);
+            out.push((name, value));
+        }
+    }
     Ok(out)
 }
 
+/// What `unified` says of the same limits, and overrides them. Other files of it are none of systemd's.
+fn unified(resources: &LinuxResources) -> Result<Vec<(String, Value)>> {
+    let mut out = Vec::new();
+    for (key, text) in resources.unified().iter().flatten() {
+        let text = text.trim();
+        let wrong =
+            || Error::value(format!("unified.{key}"), format!("{text:?} is not a value of it"));
+        let number = |text: &str| match text {
+            "max" => Ok(INFINITY),
+            number => number.parse().map_err(|_| wrong()),
+        };
+        let name = match key.as_str() {
+            "cpu.max" => {
+                let (quota, period) = text.split_once(' ').unwrap_or((text, ""));
+                let quota = match quota {
+                    "max" => None,
+                    number => Some(number.parse().map_err(|_| wrong())?),
+                };
+                let period = match period.trim() {
+                    "" => DEFAULT_PERIOD,
+                    number => number.parse().map_err(|_| wrong())?,
+                };
+                for (name, value) in quota_of(quota, Some(period)) {
+                    out.push((name.to_owned(), Value::U64(value)));
+                }
+                continue;
+            }
+            "cpuset.cpus" | "cpuset.mems" => {
+                let name = if key == "cpuset.cpus" { "AllowedCPUs" } else { "AllowedMemoryNodes" };
+                out.push((name.to_owned(), Value::Bytes(mask(text).ok_or_else(wrong)?)));
+                continue;
+            }
+            "cpu.weight" => "CPUWeight",
+            "memory.min" => "MemoryMin",
+            "memory.low" => "MemoryLow",
+            "memory.high" => "MemoryHigh",
+            "memory.max" => "MemoryMax",
+            "memory.swap.max" => "MemorySwapMax",
+            "pids.max" => "TasksMax",
+            _ => continue,
+        };
+        out.push((name.to_owned(), Value::U64(number(text)?)));
+    }
+    out.sort_by(|one, other| one.0.cmp(&other.0));
+    Ok(out)
+}
+
+/// Rounds a CPU quota as systemd will, which knows whole percents of a CPU only: what is written to the
+/// group's file is what systemd writes there as well.
+pub(in crate::cgroups) fn settle(resources: &mut LinuxResources) {
+    let Some(mut cpu) = resources.cpu().clone() else { return };
+    let (Some(quota), period) =
+        (cpu.quota().filter(|&quota| quota > 0), cpu.period().unwrap_or(DEFAULT_PERIOD))
+    else {
+        return;
+    };
+    let per_second = quota_of(Some(quota), Some(period)).into_iter().last();
+    let rounded = per_second.and_then(|(_, value)| {
+        i64::try_from(u128::from(value) * u128::from(period) / 1_000_000).ok()
+    });
+    cpu.set_quota(rounded.filter(|&rounded| rounded > quota).or(Some(quota)));
+    resources.set_cpu(Some(cpu));
+}
+
 fn quota(cpu: &LinuxCpu) -> Vec<(&'static str, u64)> {
-    let quota = cpu.quota().filter(|&quota| quota != 0);
-    let period = cpu.period().filter(|&period| period != 0);
+    quota_of(cpu.quota().filter(|&quota| quota != 0), cpu.period().filter(|&period| period != 0))
+}
+
+fn quota_of(quota: Option<i64>, period: Option<u64>) -> Vec<(&'static str, u64)> {
     let mut out = Vec::new();
     if let Some(period) = period {
         out.push(("CPUQuotaPeriodUSec", period));
@@ -87,8 +161,8 @@ fn quota(cpu: &LinuxCpu) -> Vec<(&'static str, u64)> {
     if quota.is_some() || period.is_some() {
         let per_second = match quota {
             Some(quota) if quota > 0 => {
-                let exact =
-                    u128::from(quota as u64) * 1_000_000 / u128::from(period.unwrap_or(100_000));
+                let exact = u128::from(quota as u64) * 1_000_000
+                    / u128::from(period.unwrap_or(DEFAULT_PERIOD).max(1));
                 u64::try_from(exact).unwrap_or(INFINITY - QUOTA_STEP).next_multiple_of(QUOTA_STEP)
             }
             _ => INFINITY,
@@ -209,8 +283,37 @@ mod tests {
     fn quotas_are_rounded_as_systemd_does() {
         let got = of(json!({"cpu": {"quota": 33333, "period": 100000}}), true);
         assert!(got.contains(&("CPUQuotaPerSecUSec".to_owned(), Value::U64(340_000))));
+        let mut settled = serde_json::from_value(json!({"cpu": {"quota": 33333}})).unwrap();
+        settle(&mut settled);
+        assert_eq!(settled.cpu().as_ref().unwrap().quota(), Some(34_000));
         let got = of(json!({"cpu": {"quota": -1}}), true);
         assert_eq!(got, [("CPUQuotaPerSecUSec".to_owned(), Value::U64(u64::MAX))]);
+    }
+
+    #[test]
+    fn unified_overrides_what_it_names() {
+        let got = of(
+            json!({
+                "memory": {"limit": 100}, "cpu": {"quota": 25000},
+                "unified": {
+                    "memory.max": "300\n", "memory.high": "max", "pids.max": "7", "cpu.max": "max 50000",
+                    "cpuset.cpus": "1", "hugetlb.2MB.max": "0",
+                },
+            }),
+            true,
+        );
+        let number = |name: &str, value| (name.to_owned(), Value::U64(value));
+        let want = [
+            ("AllowedCPUs".to_owned(), Value::Bytes(vec![2])),
+            number("CPUQuotaPerSecUSec", u64::MAX),
+            number("CPUQuotaPeriodUSec", 50_000),
+            number("MemoryHigh", u64::MAX),
+            number("MemoryMax", 300),
+            number("TasksMax", 7),
+        ];
+        assert_eq!(got, want);
+        let wrong = serde_json::from_value(json!({"unified": {"pids.max": "many"}})).unwrap();
+        assert!(limits(&wrong, true).unwrap_err().to_string().contains("pids.max"));
     }
 
     #[test]
