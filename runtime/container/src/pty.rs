@@ -113,20 +113,23 @@ pub(crate) fn by_directory(path: &Path) -> sys::Result<(OwnedFd, UnixAddr)> {
     Ok((directory.into(), address))
 }
 
-/// Sends a master over a connected console socket.
-pub(crate) fn send_over(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
-    let fds = [master.as_raw_fd()];
-    // The name that goes along is not looked at by anyone; runc sends this one.
-    let name = [IoSlice::new(b"/dev/ptmx")];
+/// Sends a descriptor over a connected socket. Nobody looks at the name that goes along; it is the
+/// one that runc sends.
+fn pass(socket: BorrowedFd<'_>, name: &[u8], fd: BorrowedFd<'_>) -> sys::Result<()> {
     sendmsg::<()>(
         socket.as_raw_fd(),
-        &name,
-        &[ControlMessage::ScmRights(&fds)],
+        &[IoSlice::new(name)],
+        &[ControlMessage::ScmRights(&[fd.as_raw_fd()])],
         MsgFlags::MSG_NOSIGNAL,
         None,
     )
-    .map_err(|error| Error::sys("send the terminal over", "the console socket", error))
     .map(drop)
+}
+
+/// Sends a master over a connected console socket.
+pub(crate) fn send_over(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
+    pass(socket, b"/dev/ptmx", master)
+        .map_err(|error| Error::sys("send the terminal over", "the console socket", error))
 }
 
 /// A connected `--pidfd-socket`: gets a descriptor of the process that is made.
@@ -143,16 +146,7 @@ impl PidfdSocket {
     pub fn send(&self, pid: i32) -> Result<()> {
         let failed = |error| Error::sys("send a pidfd over", "the pidfd socket", error);
         let pidfd = sys::pidfd_open(pid).map_err(failed)?;
-        sendmsg::<()>(
-            self.0.as_raw_fd(),
-            // The name that runc sends.
-            &[IoSlice::new(b"pidfd")],
-            &[ControlMessage::ScmRights(&[pidfd.as_raw_fd()])],
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )
-        .map_err(failed)
-        .map(drop)
+        pass(self.0.as_fd(), b"pidfd", pidfd.as_fd()).map_err(failed)
     }
 }
 

@@ -276,6 +276,8 @@ fn end(record: &MicrovmRecord) -> Result<()> {
         Err(error) => return Err(Error::system("pidfd_send_signal")(error).into()),
     }
     let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    poll(&mut ended, 10_000u16).map_err(Error::system("poll"))?;
-    Ok(())
+    match poll(&mut ended, 10_000u16) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(Error::system("poll")(error).into()),
+    }
 }
