@@ -8,12 +8,12 @@ use tests::{Call, Place, subject};
 subject! {
     both: version_is_shown, log_in_json_is_read_by_engines, log_in_text_is_runcs, log_format_that_is_unknown_is_refused,
         debug_says_more, error_goes_to_stderr_too, log_that_cannot_be_written_is_no_obstacle,
-        isolation_can_be_asked_for, unknown_isolation_is_refused, flags_take_their_value_both_ways;
+        isolation_can_be_asked_for, unknown_isolation_is_refused, flags_take_their_value_both_ways, pidfd_is_sent_to_a_socket;
     container: help_is_shown, template_is_runcs, template_is_not_overwritten, template_runs, template_goes_to_the_bundle,
         features_are_json_with_the_specs_fields, features_name_what_is_honoured, check_names_what_the_host_has,
         check_is_json_when_asked, log_is_appended_to, log_through_a_descriptor_works, other_root_is_another_world,
         hull_toml_is_read, broken_hull_toml_is_named,
-        it_goes_by_the_name_it_was_called_by, list_of_a_missing_root_is_an_error, pidfd_is_sent_to_a_socket;
+        it_goes_by_the_name_it_was_called_by, list_of_a_missing_root_is_an_error;
     microvm: name_chooses_the_wall, annotation_chooses_the_wall, vm_object_chooses_the_wall, annotation_sets_the_size,
         spec_sets_the_size, memory_limit_sizes_the_guest, phases_are_shown_by_debug, guest_has_its_own_kernel,
         weaker_wall_is_never_taken_silently, kernel_parameters_reach_the_guest, initrd_of_ones_own_is_unpacked;
